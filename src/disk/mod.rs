@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Disks as the rest of dpsr sees them: bytes that can be read, and, behind a second and narrower trait,
+//! written.
+//!
+//! The primary is only ever handed around as a [`ReadDisk`], so no code path can write to it. Every write
+//! to any disk goes through [`WriteDisk`]. Each has in-memory twins that record and that fail, so that
+//! power cuts and device faults can be replayed without privileges.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use crate::units::Bytes;
+
+/// A disk, or an image file, that can be read at any offset.
+pub trait ReadDisk: Send + Sync {
+    /// What messages call it: the path it was opened by.
+    fn name(&self) -> &str;
+
+    /// Its exact size.
+    fn size(&self) -> Bytes;
+
+    /// Offsets, lengths and buffers of direct I/O must be multiples of this many bytes.
+    fn alignment(&self) -> Bytes;
+
+    /// Reads into `buffer` from `at`, like `pread(2)`: may return fewer bytes than asked, 0 at the end.
+    fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// The first range at or after `at` that may hold anything but zeros; `None` if the rest is zeros.
+    /// A block device answers "everything"; a sparse image file knows better.
+    fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
+        Ok((at < self.size()).then(|| at..self.size()))
+    }
+
+    /// The open descriptor, for engines that talk to the kernel themselves; a twin in memory has none.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// A disk that may be written: the proven DPSR disk, or a confirmed target.
+pub trait WriteDisk: ReadDisk {
+    /// Writes `buffer` at `at`, like `pwrite(2)`: may write fewer bytes than asked.
+    fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize>;
+
+    /// Makes `range` read as zeros; a sparse file frees it, a block device may offload it.
+    fn zero(&self, range: Range<Bytes>) -> io::Result<()>;
+
+    /// Returns once everything written before is on stable storage.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Proves once more, on the open descriptor, that this is still the device it was opened as. Called
+    /// before the first write and after every error.
+    fn prove(&self) -> io::Result<()>;
+}

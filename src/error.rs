@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One error type: one sentence for a person, one exit code for a script.
+//!
+//! The sentence says what was being done, to which device, why it failed, what is left, and what to do
+//! now. Each [`Kind`] has its own exit code; the codes are part of the interface and never reused.
+
+use std::fmt;
+use std::io;
+
+/// What a failed run means to the caller; each has an exit code of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A fault in dpsr itself or in the system under it.
+    Internal = 1,
+    /// The command line or the configuration does not make sense.
+    Usage = 2,
+    /// A precondition does not hold: mounted, held, not the paired disk, not confirmed.
+    Refused = 3,
+    /// Somebody else holds the lock.
+    Busy = 4,
+    /// The change set does not fit into the room there is.
+    NoRoom = 5,
+    /// Data or metadata does not match its checksum.
+    Damaged = 6,
+    /// A device failed to read, write or flush, or went away.
+    Device = 7,
+    /// A signal asked dpsr to stop, and it rolled back.
+    Interrupted = 8,
+    /// No such pair, generation or volume.
+    NotFound = 9,
+}
+
+impl Kind {
+    /// The process exit code.
+    pub fn exit_code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A failed operation, told in one sentence.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    doing: String,
+    device: Option<String>,
+    why: String,
+    left: Option<String>,
+    next: Option<String>,
+    errno: Option<i32>,
+}
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind`: `doing` is a gerund phrase ("reading the primary"), `why` the reason.
+    pub fn new(kind: Kind, doing: impl Into<String>, why: impl Into<String>) -> Self {
+        let (doing, why) = (doing.into(), why.into());
+        Self { kind, doing, device: None, why, left: None, next: None, errno: None }
+    }
+
+    /// An operating-system error from a device; `doing` is a gerund phrase ("reading 4096 bytes at …").
+    pub fn device(doing: impl Into<String>, device: impl Into<String>, error: &io::Error) -> Self {
+        let mut told = Self::new(Kind::Device, doing, error.to_string()).on(device);
+        told.errno = error.raw_os_error();
+        told
+    }
+
+    /// Names the device the sentence is about.
+    #[must_use]
+    pub fn on(mut self, device: impl Into<String>) -> Self {
+        self.device.get_or_insert(device.into());
+        self
+    }
+
+    /// Says what is left: the state after the failure.
+    #[must_use]
+    pub fn left(mut self, left: impl Into<String>) -> Self {
+        self.left.get_or_insert(left.into());
+        self
+    }
+
+    /// Says what to do now.
+    #[must_use]
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next.get_or_insert(next.into());
+        self
+    }
+
+    /// What the failure means.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The operating system's error number, where a device gave one.
+    pub fn errno(&self) -> Option<i32> {
+        self.errno
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.doing)?;
+        if let Some(device) = &self.device {
+            write!(f, " {device}")?;
+        }
+        write!(f, ": {}", self.why)?;
+        for part in [&self.left, &self.next].into_iter().flatten() {
+            write!(f, "; {part}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sentence_in_order() {
+        let error = Error::new(Kind::Refused, "opening the DPSR disk", "it carries another store")
+            .on("/dev/sdb")
+            .left("nothing was written")
+            .next("check the cabling");
+        assert_eq!(
+            error.to_string(),
+            "opening the DPSR disk /dev/sdb: it carries another store; nothing was written; check the cabling"
+        );
+        assert_eq!(error.kind().exit_code(), 3);
+    }
+}

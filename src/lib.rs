@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! dpsr keeps a hidden second disk that holds exactly one recorded point in time of the system disk, and
+//! many older ones behind it.
+//!
+//! The rooms stand in the order the data flows and depend downwards only; `docs/ARCHITECTURE.md` has the
+//! map, `docs/FORMAT.md` the bytes on the disk.
+
+pub mod disk;
+pub mod error;
+pub mod units;
