@@ -7,4 +7,5 @@
 
 pub mod disk;
 pub mod error;
+pub mod format;
 pub mod units;

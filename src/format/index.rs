@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The index: which extents belong to what, and which generations there are.
+//!
+//! It is written whole, copy-on-write, into the slot the current superblock does not name, twice; so the
+//! set of free extents is always "whatever the index does not mention", and a roll-back of the superblock
+//! rolls it back. On disk it is a payload cut into 4 KiB blocks framed by [`crate::format::block`]; either
+//! copy of each block will do.
+
+use uuid::Uuid;
+
+use crate::format::block::{self, HEADER, Magic};
+use crate::format::digests;
+use crate::format::packer::{Packer, Unpacker};
+use crate::format::superblock::IndexRoot;
+use crate::format::undo::{Layout, MAX_ENTRIES};
+use crate::format::{Parsed, geometry::Geometry};
+use crate::units::{Bytes, CHUNK, Extent, Generation, PAGE};
+
+/// Magic number of an index block.
+pub const MAGIC: Magic = Magic(*b"DPix");
+const BLOCK: usize = PAGE as usize;
+const PAYLOAD: usize = BLOCK - HEADER;
+
+/// `count` extents of an object from `at` (in extents of the object) on, at `extent` of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First extent, counted in the object.
+    pub at: u32,
+    /// First extent, counted in the store.
+    pub extent: Extent,
+    /// How many follow each other in both.
+    pub count: u32,
+}
+
+/// One volume of the primary as a generation saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Stable identity: GPT partition GUID, MBR PARTUUID, `table` or `disk`.
+    pub id: String,
+    /// What people call it: the partition number, or `table` or `disk`.
+    pub name: String,
+    /// Partition or filesystem label, may be empty.
+    pub label: String,
+    /// Where it starts on the primary; zero for `table`, which is what lies outside all others.
+    pub start: Bytes,
+    /// Its size; zero for `table`.
+    pub size: Bytes,
+    /// Whether it is left out of the image and reads as zeros.
+    pub left_out: bool,
+    /// Whether it always moves together with the others so marked.
+    pub group: bool,
+}
+
+/// How the image of some generations lies in the store. Extents not mentioned are holes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Number of the map, referred to by generations.
+    pub id: u32,
+    /// Exact size of the primary.
+    pub disk: Bytes,
+    /// Its logical block size.
+    pub block: Bytes,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+    /// Where the image lies, sorted, not overlapping.
+    pub runs: Vec<Run>,
+}
+
+impl Map {
+    /// Chunks in the image; the last one may be partial and is padded with zeros.
+    pub fn chunks(&self) -> u64 {
+        self.disk.div_ceil(CHUNK)
+    }
+}
+
+/// The undo store that turns the next generation back into the one it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// Ties every companion block to the sync that wrote it.
+    pub nonce: u64,
+    /// Exceptions in all.
+    pub entries: u64,
+    /// Exceptions of the image; those of the digest table follow.
+    pub image_entries: u64,
+    /// Where it lies.
+    pub runs: Vec<Run>,
+}
+
+/// How a generation was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// 1 full, 2 digest, 3 compare.
+    pub mode: u8,
+    /// Bytes read from the primary and the image to find the changes.
+    pub read: Bytes,
+    /// Bytes in chunks that changed.
+    pub changed: Bytes,
+    /// Bytes written to the image.
+    pub image: Bytes,
+    /// Bytes written to the undo store of the generation before.
+    pub undo: Bytes,
+}
+
+/// One committed point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub generation: Generation,
+    /// When it was taken: seconds since 1970, UTC.
+    pub time: u64,
+    /// Which map describes it.
+    pub map: u32,
+    /// Never dropped to make room.
+    pub pinned: bool,
+    /// Whether the image was complete: every volume stands at this generation's time.
+    pub volume_times: Vec<u64>,
+    /// Sum over all digests: what the digest table of this generation must add up to.
+    pub root: [u8; 32],
+    /// How it was made.
+    pub made: Made,
+    /// Turns the next generation back into this one; absent for the newest, and where nothing changed.
+    pub undo: Option<Undo>,
+}
+
+/// An object this version does not interpret: its extents are taken, that is all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// What it is; kinds below 256 are reserved for dpsr.
+    pub kind: u16,
+    /// Kind-specific bytes.
+    pub about: Vec<u8>,
+    /// Where it lies.
+    pub runs: Vec<Run>,
+}
+
+/// The last completed scrub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrub {
+    /// When it ended: seconds since 1970, UTC; 0 for never.
+    pub time: u64,
+    /// Damaged chunks and blocks it left.
+    pub damaged: u64,
+}
+
+/// The whole index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Identity of the store, as in the superblock.
+    pub store: Uuid,
+    /// Secret from which the digest keys are derived.
+    pub secret: [u8; 32],
+    /// Identity of the primary, as a text for people and comparison: serial or WWN, and table id.
+    pub primary: String,
+    /// Where the digest table lies.
+    pub digests: Vec<Run>,
+    /// The maps generations refer to.
+    pub maps: Vec<Map>,
+    /// The generations, oldest first.
+    pub generations: Vec<Record>,
+    /// Everything else that occupies extents.
+    pub objects: Vec<Object>,
+    /// The last scrub.
+    pub scrub: Scrub,
+}
+
+impl Index {
+    /// The payload as bytes.
+    pub fn pack(&self) -> Vec<u8> {
+        let mut packer = Packer::default();
+        packer.bytes(self.store.as_bytes()).bytes(&self.secret).text(&self.primary);
+        packer.list(&self.digests, pack_run).list(&self.maps, pack_map);
+        packer.list(&self.generations, pack_record).list(&self.objects, pack_object);
+        packer.u64(self.scrub.time).u64(self.scrub.damaged);
+        packer.0
+    }
+
+    /// Parses a payload and checks every number in it against `geometry`; the text says what is wrong.
+    pub fn unpack(payload: &[u8], geometry: &Geometry) -> Result<Self, String> {
+        let mut unpacker = Unpacker(payload);
+        let index = Self::unpack_fields(&mut unpacker).ok_or("its fields do not make sense")?;
+        if !unpacker.0.is_empty() {
+            return Err("something follows its last field".into());
+        }
+        index.check(geometry)?;
+        Ok(index)
+    }
+
+    fn unpack_fields(unpacker: &mut Unpacker<'_>) -> Option<Self> {
+        Some(Self {
+            store: Uuid::from_bytes(unpacker.array()?),
+            secret: unpacker.array()?,
+            primary: unpacker.text()?,
+            digests: unpacker.list(unpack_run)?,
+            maps: unpacker.list(unpack_map)?,
+            generations: unpacker.list(unpack_record)?,
+            objects: unpacker.list(unpack_object)?,
+            scrub: Scrub { time: unpacker.u64()?, damaged: unpacker.u64()? },
+        })
+    }
+
+    /// Every list of runs, with the name of what it holds.
+    pub fn all_runs(&self) -> impl Iterator<Item = &[Run]> {
+        let maps = self.maps.iter().map(|map| map.runs.as_slice());
+        let undo = self.generations.iter().filter_map(|g| g.undo.as_ref()).map(|undo| undo.runs.as_slice());
+        let objects = self.objects.iter().map(|object| object.runs.as_slice());
+        std::iter::once(self.digests.as_slice()).chain(maps).chain(undo).chain(objects)
+    }
+
+    fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        for runs in self.all_runs() {
+            check_runs(runs, geometry)?;
+        }
+        let mut last = 0;
+        for record in &self.generations {
+            if record.generation.0 <= last {
+                return Err("its generations are not in order".into());
+            }
+            last = record.generation.0;
+            self.check_record(record, geometry)?;
+        }
+        let chunks = self.maps.iter().map(Map::chunks).max().unwrap_or(0);
+        if extents(&self.digests) < geometry.extents_for(digests::table_size(chunks)) {
+            return Err("its digest table is too short".into());
+        }
+        Ok(())
+    }
+
+    fn check_record(&self, record: &Record, geometry: &Geometry) -> Result<(), String> {
+        let Some(map) = self.map(record.map) else {
+            return Err(format!("generation {} has no map", record.generation));
+        };
+        if record.volume_times.len() != map.volumes.len() {
+            return Err(format!("generation {} has {} times", record.generation, record.volume_times.len()));
+        }
+        if let Some(undo) = &record.undo {
+            let sound = undo.entries <= MAX_ENTRIES && undo.image_entries <= undo.entries;
+            if !sound || extents(&undo.runs) < geometry.extents_for(Layout { entries: undo.entries }.size()) {
+                return Err(format!("the undo store of generation {} is too short", record.generation));
+            }
+        }
+        Ok(())
+    }
+
+    /// The map with this number.
+    pub fn map(&self, id: u32) -> Option<&Map> {
+        self.maps.iter().find(|map| map.id == id)
+    }
+
+    /// The record of `generation`.
+    pub fn record(&self, generation: Generation) -> Option<&Record> {
+        self.generations.iter().find(|record| record.generation == generation)
+    }
+
+    /// Drops maps that no generation refers to, except `keep`.
+    pub fn drop_unused_maps(&mut self, keep: u32) {
+        let used: Vec<u32> = self.generations.iter().map(|record| record.map).collect();
+        self.maps.retain(|map| map.id == keep || used.contains(&map.id));
+    }
+
+    /// Blocks of the index slot that a payload of `len` bytes takes.
+    pub fn blocks_for(len: u64) -> u64 {
+        len.div_ceil(PAYLOAD as u64)
+    }
+
+    /// The sealed blocks of `payload` as they stand from `location` on.
+    pub fn seal(payload: &[u8], location: Bytes, version: u64) -> Vec<u8> {
+        let mut blocks = vec![0; Self::blocks_for(payload.len() as u64) as usize * BLOCK];
+        for (i, (block, part)) in blocks.chunks_mut(BLOCK).zip(payload.chunks(PAYLOAD)).enumerate() {
+            block[HEADER..HEADER + part.len()].copy_from_slice(part);
+            block::seal(block, MAGIC, Bytes(location.0 + (i * BLOCK) as u64), version);
+        }
+        blocks
+    }
+
+    /// Puts a payload together from two copies, block by block, taking whichever copy is good.
+    /// Returns the payload and how many blocks were bad in either copy.
+    pub fn assemble(
+        root: &IndexRoot,
+        copies: [&[u8]; 2],
+        locations: [Bytes; 2],
+    ) -> Result<(Vec<u8>, u64), String> {
+        let mut payload = Vec::with_capacity(root.len as usize + PAYLOAD);
+        let mut bad = 0;
+        for i in 0..Self::blocks_for(root.len) as usize {
+            let at = i * BLOCK;
+            let mut good = None;
+            for (copy, location) in copies.iter().zip(locations) {
+                let block = copy.get(at..at + BLOCK).unwrap_or(&[]);
+                match block::open(block, MAGIC, Bytes(location.0 + at as u64)) {
+                    Parsed::Ours((version, part)) if version == root.version => good = good.or(Some(part)),
+                    _ => bad += 1,
+                }
+            }
+            payload.extend_from_slice(good.ok_or_else(|| format!("both copies of block {i} are bad"))?);
+        }
+        payload.truncate(root.len as usize);
+        if crc32c::crc32c(&payload) != root.crc {
+            return Err("its checksum does not match the superblock".into());
+        }
+        Ok((payload, bad))
+    }
+}
+
+/// How many extents `runs` cover.
+pub fn extents(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| u64::from(run.count)).sum()
+}
+
+fn check_runs(runs: &[Run], geometry: &Geometry) -> Result<(), String> {
+    let mut next = 0u64;
+    for run in runs {
+        let end = u64::from(run.extent.0) + u64::from(run.count);
+        if run.count == 0 || u64::from(run.at) < next || end > u64::from(geometry.extents()) {
+            return Err("it points outside the store".into());
+        }
+        next = u64::from(run.at) + u64::from(run.count);
+    }
+    Ok(())
+}
+
+fn pack_run(packer: &mut Packer, run: &Run) {
+    packer.u32(run.at).u32(run.extent.0).u32(run.count);
+}
+
+fn unpack_run(unpacker: &mut Unpacker<'_>) -> Option<Run> {
+    Some(Run { at: unpacker.u32()?, extent: Extent(unpacker.u32()?), count: unpacker.u32()? })
+}
+
+fn pack_volume(packer: &mut Packer, volume: &Volume) {
+    packer.text(&volume.id).text(&volume.name).text(&volume.label);
+    packer.u64(volume.start.0).u64(volume.size.0);
+    packer.u8(u8::from(volume.left_out) | u8::from(volume.group) << 1);
+}
+
+fn unpack_volume(unpacker: &mut Unpacker<'_>) -> Option<Volume> {
+    let (id, name, label) = (unpacker.text()?, unpacker.text()?, unpacker.text()?);
+    let (start, size, flags) = (Bytes(unpacker.u64()?), Bytes(unpacker.u64()?), unpacker.u8()?);
+    start.0.checked_add(size.0)?;
+    Some(Volume { id, name, label, start, size, left_out: flags & 1 != 0, group: flags & 2 != 0 })
+}
+
+fn pack_map(packer: &mut Packer, map: &Map) {
+    packer.u32(map.id).u64(map.disk.0).u64(map.block.0);
+    packer.list(&map.volumes, pack_volume).list(&map.runs, pack_run);
+}
+
+fn unpack_map(unpacker: &mut Unpacker<'_>) -> Option<Map> {
+    let (id, disk, block) = (unpacker.u32()?, Bytes(unpacker.u64()?), Bytes(unpacker.u64()?));
+    let plausible = disk.0 < 1 << 60 && block.0.is_power_of_two();
+    let map =
+        Map { id, disk, block, volumes: unpacker.list(unpack_volume)?, runs: unpacker.list(unpack_run)? };
+    plausible.then_some(map)
+}
+
+fn pack_record(packer: &mut Packer, record: &Record) {
+    packer.u64(record.generation.0).u64(record.time).u32(record.map);
+    packer.u8(u8::from(record.pinned) | u8::from(record.undo.is_some()) << 1);
+    packer.list(&record.volume_times, |packer, &time| {
+        packer.u64(time);
+    });
+    packer.bytes(&record.root).u8(record.made.mode);
+    let made = &record.made;
+    packer.u64(made.read.0).u64(made.changed.0).u64(made.image.0).u64(made.undo.0);
+    if let Some(undo) = &record.undo {
+        packer.u64(undo.nonce).u64(undo.entries).u64(undo.image_entries).list(&undo.runs, pack_run);
+    }
+}
+
+fn unpack_record(unpacker: &mut Unpacker<'_>) -> Option<Record> {
+    let (generation, time, map) = (Generation(unpacker.u64()?), unpacker.u64()?, unpacker.u32()?);
+    let flags = unpacker.u8()?;
+    let volume_times = unpacker.list(Unpacker::u64)?;
+    let (root, mode) = (unpacker.array()?, unpacker.u8()?);
+    let made = Made {
+        mode,
+        read: Bytes(unpacker.u64()?),
+        changed: Bytes(unpacker.u64()?),
+        image: Bytes(unpacker.u64()?),
+        undo: Bytes(unpacker.u64()?),
+    };
+    let undo = if flags & 2 != 0 {
+        let (nonce, entries, image_entries) = (unpacker.u64()?, unpacker.u64()?, unpacker.u64()?);
+        Some(Undo { nonce, entries, image_entries, runs: unpacker.list(unpack_run)? })
+    } else {
+        None
+    };
+    Some(Record { generation, time, map, pinned: flags & 1 != 0, volume_times, root, made, undo })
+}
+
+fn pack_object(packer: &mut Packer, object: &Object) {
+    packer.u16(object.kind);
+    packer.list(&object.about, |packer, &byte| {
+        packer.u8(byte);
+    });
+    packer.list(&object.runs, pack_run);
+}
+
+fn unpack_object(unpacker: &mut Unpacker<'_>) -> Option<Object> {
+    Some(Object {
+        kind: unpacker.u16()?,
+        about: unpacker.list(Unpacker::u8)?,
+        runs: unpacker.list(unpack_run)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::MIB;
+
+    fn sample() -> Index {
+        let volume = Volume {
+            id: "0f".into(),
+            name: "1".into(),
+            label: "root".into(),
+            start: Bytes(MIB),
+            size: Bytes(MIB),
+            left_out: false,
+            group: true,
+        };
+        let run = |at, extent, count| Run { at, extent: Extent(extent), count };
+        let map = Map {
+            id: 3,
+            disk: Bytes(3 * MIB),
+            block: Bytes(512),
+            volumes: vec![volume],
+            runs: vec![run(0, 1, 12)],
+        };
+        let undo = Undo { nonce: 5, entries: 3, image_entries: 2, runs: vec![run(0, 20, 3)] };
+        let record = |generation, undo| Record {
+            generation: Generation(generation),
+            time: 10,
+            map: 3,
+            pinned: generation == 1,
+            volume_times: vec![10],
+            root: [4; 32],
+            made: Made { mode: 2, read: Bytes(1), changed: Bytes(2), image: Bytes(3), undo: Bytes(4) },
+            undo,
+        };
+        Index {
+            store: Uuid::from_u128(1),
+            secret: [9; 32],
+            primary: "serial X".into(),
+            digests: vec![run(0, 0, 1)],
+            maps: vec![map],
+            generations: vec![record(1, Some(undo)), record(2, None)],
+            objects: vec![Object { kind: 300, about: vec![1, 2], runs: vec![run(0, 40, 1)] }],
+            scrub: Scrub { time: 7, damaged: 1 },
+        }
+    }
+
+    #[test]
+    fn survives_the_disk_with_one_bad_copy_of_any_block() {
+        let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
+        let mut index = sample();
+        index.primary = "x".repeat(9000);
+        let payload = index.pack();
+        let root =
+            IndexRoot { slot: 1, version: 4, len: payload.len() as u64, crc: crc32c::crc32c(&payload) };
+        let locations = [geometry.index(1, 0), geometry.index(1, 1)];
+        let good = locations.map(|at| Index::seal(&payload, at, 4));
+        for at in (0..good[0].len()).step_by(97) {
+            let mut copies = good.clone();
+            copies[at % 2][at] ^= 1;
+            let (found, bad) = Index::assemble(&root, [&copies[0], &copies[1]], locations).unwrap();
+            assert_eq!(bad, 1);
+            assert_eq!(Index::unpack(&found, &geometry).unwrap(), index);
+            copies[1 - at % 2][at] ^= 1;
+            assert!(Index::assemble(&root, [&copies[0], &copies[1]], locations).is_err());
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
+        let good = sample();
+        assert_eq!(Index::unpack(&good.pack(), &geometry), Ok(good.clone()));
+        let cases: [fn(&mut Index); 5] = [
+            |index| index.generations.reverse(),
+            |index| index.generations[0].map = 8,
+            |index| index.digests.clear(),
+            |index| index.maps[0].runs[0].extent = Extent(1 << 30),
+            |index| index.generations[0].undo.as_mut().unwrap().entries = 1 << 20,
+        ];
+        for spoil in cases {
+            let mut index = good.clone();
+            spoil(&mut index);
+            assert!(Index::unpack(&index.pack(), &geometry).is_err());
+        }
+        for len in 0..good.pack().len() {
+            assert!(Index::unpack(&good.pack()[..len], &geometry).is_err());
+        }
+    }
+}
