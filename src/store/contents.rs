@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading what a store says about itself. Nothing is written here, so every verb may do it.
+
+use std::ops::Range;
+
+use crate::disk::ReadDisk;
+use crate::disk::whole::read_exact_at;
+use crate::error::{Error, Kind, Result};
+use crate::format::Parsed;
+use crate::format::geometry::Geometry;
+use crate::format::index::{Index, Map, Record, Undo};
+use crate::format::superblock::{self, IndexRoot, State, Superblock};
+use crate::store::placement::Placement;
+use crate::sys::buffer::Buffer;
+use crate::units::{Bytes, Generation, PAGE};
+
+/// Everything a store says about itself.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// Where the store partition starts on its disk.
+    pub base: Bytes,
+    /// The winning superblock.
+    pub superblock: Superblock,
+    /// The index it names.
+    pub index: Index,
+    /// Superblock copies that are unreadable, damaged or older than the winner.
+    pub stale_superblocks: u32,
+    /// Index blocks of which one copy is bad.
+    pub bad_index_blocks: u64,
+}
+
+/// Reads the store in `partition` of `disk`; `None` if there is no trace of one.
+pub fn read(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Option<Contents>> {
+    let Some((superblock, stale_superblocks)) = read_superblock(disk, partition)? else {
+        return Ok(None);
+    };
+    let base = partition.start;
+    let (index, bad_index_blocks) = read_index(disk, base, &superblock.geometry, &superblock.index)?;
+    if index.store != superblock.store {
+        return Err(damaged(disk, "the index belongs to another store"));
+    }
+    let contents = Contents { base, superblock, index, stale_superblocks, bad_index_blocks };
+    contents.check_state(disk)?;
+    Ok(Some(contents))
+}
+
+/// The winning superblock and how many copies differ from it.
+fn read_superblock(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Option<(Superblock, u32)>> {
+    let size = partition.end - partition.start;
+    let mut copies: Vec<Superblock> = Vec::new();
+    let mut reasons = Vec::new();
+    for location in Geometry::superblocks_in(size) {
+        let mut block = buffer(superblock::SIZE)?;
+        match read_exact_at(disk, partition.start + location, &mut block) {
+            Ok(()) => match Superblock::unpack(&block, location) {
+                Parsed::Ours(found) if found.geometry.store == size.round_down(PAGE) => copies.push(found),
+                Parsed::Ours(_) => reasons.push("it was made for a partition of another size".to_string()),
+                Parsed::Damaged(why) => reasons.push(why),
+                Parsed::NotOurs => {}
+            },
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    let Some(winner) = copies.iter().max_by_key(|copy| copy.sequence).cloned() else {
+        return match reasons.first() {
+            None => Ok(None),
+            Some(why) => Err(damaged(disk, &format!("no superblock copy is good: {why}"))),
+        };
+    };
+    if copies.iter().any(|copy| copy.sequence == winner.sequence && *copy != winner) {
+        return Err(damaged(disk, "two superblock copies with the same sequence differ"));
+    }
+    let same = copies.iter().filter(|copy| **copy == winner).count() as u32;
+    Ok(Some((winner, 3 - same)))
+}
+
+/// The index `root` names, and how many of its blocks have one bad copy.
+pub fn read_index(
+    disk: &dyn ReadDisk,
+    base: Bytes,
+    geometry: &Geometry,
+    root: &IndexRoot,
+) -> Result<(Index, u64)> {
+    let size = Bytes(Index::blocks_for(root.len) * PAGE);
+    if size > geometry.index_slot {
+        return Err(damaged(disk, "the index is larger than its slot"));
+    }
+    let locations = [0, 1].map(|copy| geometry.index(root.slot, copy));
+    let mut copies = [buffer(size.usize())?, buffer(size.usize())?];
+    for (copy, location) in copies.iter_mut().zip(locations) {
+        // A copy that cannot be read is a bad copy: zeros parse as such.
+        if read_exact_at(disk, base + location, copy).is_err() {
+            copy.fill(0);
+        }
+    }
+    let (payload, bad) = Index::assemble(root, [&copies[0], &copies[1]], locations)
+        .map_err(|why| damaged(disk, &format!("the index cannot be read: {why}")))?;
+    let index = Index::unpack(&payload, geometry)
+        .map_err(|why| damaged(disk, &format!("the index does not hold together: {why}")))?;
+    Ok((index, bad))
+}
+
+/// Aligned memory for metadata.
+pub fn buffer(len: usize) -> Result<Buffer> {
+    Buffer::new(len).map_err(|error| Error::new(Kind::Internal, "taking memory", error.to_string()))
+}
+
+/// An error about a store that is ours but not in order.
+pub fn damaged(disk: &dyn ReadDisk, why: &str) -> Error {
+    Error::new(Kind::Damaged, "reading the store on", why)
+        .on(disk.name())
+        .left("nothing was written")
+        .next("do not initialise this disk: 'dpsr scrub' tells what can still be read")
+}
+
+impl Contents {
+    /// The newest generation the store can be opened as: after a roll-back where one is due.
+    pub fn current(&self) -> Option<Generation> {
+        match self.superblock.state {
+            State::Clean(generation) => Some(generation),
+            State::Updating { from, .. } => Some(from),
+            State::Filling { .. } | State::NoValid { .. } => None,
+        }
+    }
+
+    /// The record of `generation`, or an error that lists what there is.
+    pub fn record(&self, generation: Generation) -> Result<&Record> {
+        let current = self.current();
+        let found = self.index.record(generation).filter(|_| current.is_some_and(|last| generation <= last));
+        found.ok_or_else(|| {
+            let oldest = self.index.generations.first().map(|record| record.generation);
+            let why = match (oldest, current) {
+                (Some(oldest), Some(last)) => format!("the store keeps generations {oldest} to {last}"),
+                _ => "the store holds no complete generation yet".into(),
+            };
+            Error::new(Kind::NotFound, format!("looking for generation {generation}"), why)
+                .next("'dpsr generations' lists them")
+        })
+    }
+
+    /// The map of `record`.
+    pub fn map_of(&self, record: &Record) -> &Map {
+        self.index.map(record.map).expect("checked when the index was read")
+    }
+
+    /// The map the image follows now: that of the newest record, or the only one while filling.
+    pub fn newest_map(&self) -> &Map {
+        let newest = self.index.maps.iter().max_by_key(|map| map.id);
+        newest.expect("a store has a map from its creation on")
+    }
+
+    /// Where the image lies under `map`.
+    pub fn image(&self, map: &Map) -> Placement {
+        Placement::new(&map.runs, self.superblock.geometry, self.base)
+    }
+
+    /// Where the digest table lies.
+    pub fn table(&self) -> Placement {
+        Placement::new(&self.index.digests, self.superblock.geometry, self.base)
+    }
+
+    /// Where an undo store lies.
+    pub fn undo(&self, undo: &Undo) -> Placement {
+        Placement::new(&undo.runs, self.superblock.geometry, self.base)
+    }
+
+    fn check_state(&self, disk: &dyn ReadDisk) -> Result<()> {
+        let known = |generation| self.index.record(generation).is_some();
+        let sound = match self.superblock.state {
+            State::Clean(generation) => known(generation),
+            State::Updating { from, to, .. } => known(from) && known(to),
+            State::Filling { .. } | State::NoValid { .. } => true,
+        };
+        if !sound || self.index.maps.is_empty() {
+            return Err(damaged(disk, "the superblock and the index do not agree"));
+        }
+        Ok(())
+    }
+}
