@@ -6,5 +6,7 @@
 //! map, `docs/FORMAT.md` the bytes on the disk.
 
 pub mod disk;
+pub mod engine;
 pub mod error;
+pub mod sys;
 pub mod units;
