@@ -5,7 +5,12 @@
 //! The rooms stand in the order the data flows and depend downwards only; `docs/ARCHITECTURE.md` has the
 //! map, `docs/FORMAT.md` the bytes on the disk.
 
+pub mod changes;
+pub mod copy;
 pub mod disk;
+pub mod engine;
 pub mod error;
 pub mod format;
+pub mod store;
+pub mod sys;
 pub mod units;
