@@ -33,6 +33,13 @@ impl Free {
         Self { ranges }
     }
 
+    /// What `index` leaves free, without the extents of `runs`.
+    pub fn without(index: &Index, geometry: &Geometry, runs: &[Run]) -> Self {
+        let mut taken = index.clone();
+        taken.digests.extend_from_slice(runs);
+        Self::of(&taken, geometry)
+    }
+
     /// How many extents are free.
     pub fn count(&self) -> u64 {
         self.ranges.iter().map(|range| u64::from(range.end - range.start)).sum()

@@ -14,6 +14,7 @@ pub mod map;
 pub mod placement;
 pub mod recover;
 pub mod room;
+pub mod space;
 pub mod table;
 pub mod undo;
 pub mod write;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The digest table in motion: a window that moves forward over it, page by page checked.
 
+use std::ops::Range;
+
 use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::disk::{ReadDisk, WriteDisk};
+use crate::engine::digest::{Digest, DigestKey, DigestRoot};
 use crate::error::{Error, Kind, Result};
 use crate::format::Parsed;
 use crate::format::digests::{self, PER_CHUNK};
@@ -19,7 +22,7 @@ pub struct TableReader {
     placement: Placement,
     window: Buffer,
     /// Table chunks in the window.
-    loaded: std::ops::Range<u64>,
+    loaded: Range<u64>,
     table_chunks: u64,
 }
 
@@ -53,6 +56,20 @@ impl TableReader {
     }
 }
 
+/// The sum of the digests of the chunks in `places`: what a generation's record says it must be.
+pub fn sum(
+    disk: &dyn ReadDisk,
+    table: &mut TableReader,
+    places: impl Iterator<Item = Range<u64>>,
+    key: &DigestKey,
+) -> Result<DigestRoot> {
+    let mut root = DigestRoot::default();
+    for chunk in places.flatten().map(Chunk) {
+        root.add(key, chunk, Digest(table.get(disk, chunk)?));
+    }
+    Ok(root)
+}
+
 /// One chunk of the table, to be changed and written back.
 pub struct TableChunk {
     /// Its number within the table.
@@ -75,7 +92,7 @@ impl TableChunk {
     }
 
     /// The chunks of the image whose digests it holds.
-    pub fn covers(&self) -> std::ops::Range<u64> {
+    pub fn covers(&self) -> Range<u64> {
         self.number * PER_CHUNK..(self.number + 1) * PER_CHUNK
     }
 
@@ -90,7 +107,7 @@ impl TableChunk {
         self.bytes[slot].copy_from_slice(&digest);
     }
 
-    fn slot(&self, chunk: Chunk) -> std::ops::Range<usize> {
+    fn slot(&self, chunk: Chunk) -> Range<usize> {
         let page = digests::page_of(chunk) - self.number * PAGES_PER_CHUNK;
         let slot = digests::slot_of(chunk);
         let start = (page * PAGE) as usize;
@@ -134,9 +151,9 @@ impl TableChunk {
     }
 }
 
-/// Makes the whole table read as zeros: no digest is known.
-pub fn clear(disk: &dyn WriteDisk, placement: &Placement) -> Result<()> {
-    for stretch in placement.stretches(Bytes::ZERO..placement.size()) {
+/// Makes the table read as zeros from its chunk `first` on: none of those digests is known.
+pub fn clear(disk: &dyn WriteDisk, placement: &Placement, first: u64) -> Result<()> {
+    for stretch in placement.stretches(Chunk(first).start()..placement.size()) {
         let at = stretch.at.ok_or_else(|| no_place(disk))?;
         let end = at + (stretch.range.end - stretch.range.start);
         disk.zero(at..end).map_err(|error| Error::device("clearing the digest table on", disk.name(), &error))?;

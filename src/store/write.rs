@@ -23,9 +23,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `partition` for writing: proves the disk, then makes all superblock copies equal
-    /// to the winner, so that no stale copy can win later.
+    /// Opens the store in `partition` for writing: makes all superblock copies equal to the winner, so that
+    /// no stale copy can win later.
     pub fn open(disk: Arc<dyn WriteDisk>, partition: Range<Bytes>, owner: Owner) -> Result<Self> {
+        let store = Self::look(disk, partition, owner)?;
+        if store.contents.stale_superblocks > 0 {
+            store.prove()?;
+            store.write_superblocks(&store.contents.superblock)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store in `partition` without writing anything yet.
+    pub fn look(disk: Arc<dyn WriteDisk>, partition: Range<Bytes>, owner: Owner) -> Result<Self> {
         let found = contents::read(disk.as_ref(), &partition)?;
         let contents = found.ok_or_else(|| {
             Error::new(Kind::Refused, "opening the store on", "it holds no DPSR store")
@@ -33,12 +43,7 @@ impl Store {
                 .left("nothing was written")
                 .next("run 'dpsr init' to make it one")
         })?;
-        let store = Self { disk, contents, partition, owner };
-        if store.contents.stale_superblocks > 0 {
-            store.prove()?;
-            store.write_superblocks(&store.contents.superblock)?;
-        }
-        Ok(store)
+        Ok(Self { disk, contents, partition, owner })
     }
 
     /// Opens the same store again, after an error left it in a state only the disk knows.

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! THE PATH: from a pair of disks to a new generation.
+//!
+//! [`sync`] names every step once, in order; each step's result is the next one's argument. Before the flip
+//! to `Updating` nothing the last generation needs is touched; after it, whatever goes wrong is rolled back.
+
+mod first;
+mod next;
+pub mod report;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::changes::Mode;
+use crate::changes::source::Moving;
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::engine::digest::DigestKey;
+use crate::error::{Error, Kind, Result};
+use crate::format::index::Volume;
+use crate::format::superblock::{Owner, State};
+use crate::progress::Progress;
+use crate::store::{Store, recover};
+use crate::units::{Bytes, Generation};
+pub use report::Report;
+
+/// The two disks, proven to belong together, and who works on them.
+#[derive(Clone)]
+pub struct Disks {
+    /// The primary, or a snapshot of it: nothing may write to it meanwhile.
+    pub primary: Arc<dyn ReadDisk>,
+    /// The primary's logical block size.
+    pub block: Bytes,
+    /// The primary's volumes as they are now.
+    pub volumes: Vec<Volume>,
+    /// The DPSR disk.
+    pub dpsr: Arc<dyn WriteDisk>,
+    /// The store partition on it.
+    pub partition: Range<Bytes>,
+    /// Who is at work.
+    pub owner: Owner,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How changes are found.
+    pub mode: Mode,
+    /// Whether history may be given up: copies without undo.
+    pub no_undo: bool,
+    /// Which volumes move.
+    pub moving: Moving,
+    /// Whether to stop before anything is written.
+    pub dry_run: bool,
+    /// Seconds since 1970, UTC: the generation's time.
+    pub time: u64,
+}
+
+/// Makes a new generation of the primary.
+pub fn sync(disks: &Disks, request: &Request, progress: &dyn Progress) -> Result<Report> {
+    let mut store = open(disks, request)?;
+    let rolled_back = if request.no_undo { None } else { recover::recover(&mut store)? };
+    let key = DigestKey::new(store.contents.index.secret);
+    let mut session = Session { disks, request, store, key, progress };
+    let outcome = match session.store.contents.superblock.state {
+        State::Clean(from) if !request.no_undo => session.next(from),
+        State::Filling { done } => session.first(done),
+        State::NoValid { done, .. } => session.first(done),
+        State::Clean(from) | State::Updating { from, .. } => session.afresh(from),
+    };
+    match outcome {
+        Ok(report) => Ok(Report { rolled_back, ..report }),
+        Err(error) => Err(session.undo(error)),
+    }
+}
+
+/// One sync on its way.
+struct Session<'a> {
+    disks: &'a Disks,
+    request: &'a Request,
+    store: Store,
+    key: DigestKey,
+    progress: &'a dyn Progress,
+}
+
+fn open(disks: &Disks, request: &Request) -> Result<Store> {
+    let (disk, partition, owner) = (disks.dpsr.clone(), disks.partition.clone(), disks.owner.clone());
+    if !request.dry_run {
+        return Store::open(disk, partition, owner);
+    }
+    let store = Store::look(disk, partition, owner)?;
+    if matches!(store.contents.superblock.state, State::Updating { .. }) {
+        let why = "an interrupted sync must be rolled back before changes can be counted";
+        return Err(Error::new(Kind::Refused, "planning a sync to", why)
+            .on(disks.dpsr.name())
+            .left("nothing was written")
+            .next("sync without --dry-run"));
+    }
+    Ok(store)
+}
+
+impl Session<'_> {
+    /// After an error: opens the store anew, because only the disk knows how far it came, and rolls back.
+    /// The first error is the one told.
+    fn undo(&self, error: Error) -> Error {
+        if self.request.dry_run {
+            return error.left("nothing was written");
+        }
+        let outcome = self.store.reopen().and_then(|mut store| {
+            recover::recover(&mut store)?;
+            Ok(store.contents.superblock.state)
+        });
+        match outcome {
+            Ok(State::Clean(generation)) => error.left(format!("the copy is generation {generation}, intact")),
+            Ok(_) => error.left("the copy is not complete yet; the next sync goes on where this one stopped"),
+            Err(second) => error.left(format!(
+                "the copy could not be rolled back now ({second}); the next sync does so before anything else"
+            )),
+        }
+    }
+
+    /// The volumes' times when those that move stand at this sync's time.
+    fn times(&self, volumes: &[Volume], from: Option<Generation>) -> Vec<u64> {
+        let contents = &self.store.contents;
+        let before = from.and_then(|from| contents.index.record(from));
+        let old = |volume: &Volume| {
+            let record = before?;
+            let place = contents.map_of(record).volumes.iter().position(|other| other.id == volume.id)?;
+            record.volume_times.get(place).copied()
+        };
+        let time = |volume: &Volume| {
+            if self.request.moving.includes(volume) { None } else { old(volume) }.unwrap_or(self.request.time)
+        };
+        volumes.iter().map(time).collect()
+    }
+}
