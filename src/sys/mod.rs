@@ -6,3 +6,4 @@ pub mod buffer;
 pub mod clmul;
 pub mod ioctl;
 pub mod signal;
+pub mod uring;
