@@ -90,8 +90,9 @@ impl Work for DigestScan<'_> {
             return Ok(());
         }
         self.scan.source.blank(step.chunks.clone(), batch.bytes_mut());
-        for (i, chunk) in step.chunks.enumerate() {
-            let digest = self.key.digest(&batch.bytes()[i * CHUNK as usize..][..CHUNK as usize]);
+        let (chunks, _) = batch.bytes().as_chunks();
+        for (chunk, bytes) in step.chunks.zip(chunks) {
+            let digest = self.key.digest(bytes);
             if self.old(chunk)? != digest.0 {
                 self.scan.set.insert(Chunk(chunk));
             }

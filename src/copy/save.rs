@@ -137,7 +137,7 @@ impl Work for SaveUndo<'_> {
         self.planned += chunks.len() as u64;
         for (index, run) in runs(&chunks) {
             let offset = index * CHUNK as usize;
-            self.space.read(batch, self.target.into(), run.clone(), offset);
+            self.space.read(batch, self.target.as_read(), run.clone(), offset);
             if run.start < digests::BASE.0 {
                 self.source.read(batch, run, half + offset);
             }

@@ -98,6 +98,20 @@ fn is_zero(chunk: &[u8; CHUNK_LEN]) -> bool {
 pub struct DigestRoot(pub [u64; 4]);
 
 impl DigestRoot {
+    /// The sum as it stands on the disk: four 64-bit numbers, little-endian.
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.as_chunks_mut().0.iter_mut().zip(self.0).for_each(|(part, sum)| *part = sum.to_le_bytes());
+        bytes
+    }
+
+    /// The sum that stands in `bytes`.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        let mut sums = [0; 4];
+        sums.iter_mut().zip(bytes.as_chunks().0).for_each(|(sum, &part)| *sum = u64::from_le_bytes(part));
+        Self(sums)
+    }
+
     /// Adds the term of `chunk`.
     pub fn add(&mut self, key: &DigestKey, chunk: Chunk, digest: Digest) {
         self.each(key, chunk, digest, u64::wrapping_add);

@@ -20,7 +20,7 @@ pub use disks::{Disks, ReadId, WriteId};
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::signal;
-use crate::units::Bytes;
+use crate::units::{Bytes, MIB};
 use batch::Phase;
 
 /// How long a disk may leave every transfer unanswered. The block layer's own timeouts and retries come
@@ -50,6 +50,13 @@ pub struct Shape {
     pub buffer: Bytes,
     /// Number of batches.
     pub depth: usize,
+}
+
+impl Default for Shape {
+    /// 8 MiB in flight: data is looked at while it is still in the cache.
+    fn default() -> Self {
+        Self { buffer: Bytes(MIB), depth: 8 }
+    }
 }
 
 /// Which backend to use.
@@ -150,6 +157,11 @@ impl Engine {
     /// and nothing more is begun. Each disk is proven once more before the first write to it.
     pub fn run<W: Work>(&mut self, work: &mut W) -> Result<()> {
         self.run_until(work, signal::interrupted)
+    }
+
+    /// Does all of `work` even if a signal asks to stop: rolling back is how dpsr stops.
+    pub fn run_to_end<W: Work>(&mut self, work: &mut W) -> Result<()> {
+        self.run_until(work, || false)
     }
 
     fn run_until<W: Work>(&mut self, work: &mut W, stop: fn() -> bool) -> Result<()> {

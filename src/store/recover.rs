@@ -51,7 +51,7 @@ fn pass(disk: &Arc<dyn WriteDisk>, reader: &UndoReader, space: &Space, write: bo
     let mut engine = Engine::new(disks, Shape::default())?;
     let next_area = 0;
     let loaded = Vec::new().into_iter();
-    engine.run(&mut PutBack { disk: disk.as_ref(), reader, space, target, write, next_area, loaded, entry: 0 })
+    engine.run_to_end(&mut PutBack { disk: disk.as_ref(), reader, space, target, write, next_area, loaded, entry: 0 })
 }
 
 struct PutBack<'a> {
@@ -84,7 +84,7 @@ impl Work for PutBack<'_> {
         for stretch in self.reader.placement.stretches(start..end) {
             let at = stretch.at.ok_or_else(|| self.reader.damaged(self.disk, "part of it has no place"))?;
             let range = (stretch.range.start - start).usize()..(stretch.range.end - start).usize();
-            batch.read(self.target.into(), at, range);
+            batch.read(self.target.as_read(), at, range);
         }
         Ok(Some(group))
     }

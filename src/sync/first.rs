@@ -90,7 +90,7 @@ impl Session<'_> {
         let primary = disks.add_read(self.disks.primary.clone());
         let target = disks.add_write(self.disks.dpsr.clone());
         let mut engine = Engine::new(disks, Shape::default())?;
-        let source = Source::new(&map, &crate::changes::source::Moving::All, primary, target.into(), image.clone());
+        let source = Source::new(&map, &crate::changes::source::Moving::All, primary, target.as_read(), image.clone());
         self.progress.begin("copying", image.size());
         let (primary, disk) = (self.disks.primary.as_ref(), self.disks.dpsr.as_ref());
         let (key, progress) = (&self.key, self.progress);

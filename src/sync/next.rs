@@ -55,7 +55,7 @@ impl Session<'_> {
         let target = disks.add_write(self.disks.dpsr.clone());
         let mut engine = Engine::new(disks, Shape::default())?;
         let image = plan.space.image.clone();
-        let source = Source::new(&plan.map, &self.request.moving, primary, target.into(), image);
+        let source = Source::new(&plan.map, &self.request.moving, primary, target.as_read(), image);
         let found = self.find(&mut engine, &plan, &source, target)?;
         if self.request.dry_run {
             return Ok(self.report(from, &plan, &found, None, &[], started));
@@ -133,7 +133,7 @@ impl Session<'_> {
             source,
             primary: self.disks.primary.as_ref(),
             dpsr: self.store.reader(),
-            image_disk: target.into(),
+            image_disk: target.as_read(),
             space: plan.space.clone(),
             chunks: plan.map.chunks(),
             fresh: plan.fresh_chunks.clone(),

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Looking at one generation: the undo stores between it and the newest, composed into one sorted exception
+//! table over the image. Depth is always one, whatever the age.
+//!
+//! Everything that shows an older generation shares this composition: exporting and restoring read through
+//! it, and the kernel can be handed the same table.
+
+pub mod compose;
+pub mod digests;
+pub mod read;
+pub mod segments;
+
+use crate::error::Result;
+use crate::format::index::{Map, Record};
+use crate::store::Contents;
+use crate::store::placement::Placement;
+use crate::store::undo::UndoReader;
+use crate::units::{Chunk, Generation};
+
+/// One generation, ready to be read.
+pub struct View<'a> {
+    /// What the store says of it.
+    pub record: &'a Record,
+    /// Its volumes and where its image lies.
+    pub map: &'a Map,
+    /// Where its image lies.
+    pub image: Placement,
+    /// Where the newest digest table lies.
+    pub table: Placement,
+    layers: Vec<Layer>,
+}
+
+/// One undo store between the generation and the newest.
+struct Layer {
+    reader: UndoReader,
+    image_entries: u64,
+    /// Places of the image in generations between the viewed one and the one after this layer's, where
+    /// they may differ from the viewed one's.
+    other_places: Vec<Placement>,
+}
+
+impl<'a> View<'a> {
+    /// The view of `generation`.
+    pub fn of(contents: &'a Contents, generation: Generation) -> Result<Self> {
+        let record = contents.record(generation)?;
+        let last = contents.current().expect("a record was found, so there is a newest generation");
+        let mut layers = Vec::new();
+        let mut other_places: Vec<Placement> = Vec::new();
+        let mut map = record.map;
+        let later = |r: &&Record| (generation..=last).contains(&r.generation);
+        let records: Vec<&Record> = contents.index.generations.iter().filter(later).collect();
+        for pair in records.windows(2) {
+            if pair[1].map != map {
+                map = pair[1].map;
+                other_places.push(contents.image(contents.map_of(pair[1])));
+            }
+            if let Some(undo) = &pair[0].undo {
+                let reader = UndoReader::new(contents.undo(undo), undo, pair[0].generation);
+                let other_places = other_places.clone();
+                layers.push(Layer { reader, image_entries: undo.image_entries, other_places });
+            }
+        }
+        let map = contents.map_of(record);
+        Ok(Self { record, map, image: contents.image(map), table: contents.table(), layers })
+    }
+
+    /// Whether what `layer` saved of `chunk` is this generation's: the chunk must not have been left out,
+    /// and so have lost its place, in between.
+    fn is_continuous(&self, layer: usize, chunk: Chunk) -> bool {
+        let others = &self.layers[layer].other_places;
+        others.is_empty() || {
+            let place = self.image.chunk(chunk);
+            others.iter().all(|other| other.chunk(chunk) == place)
+        }
+    }
+}
