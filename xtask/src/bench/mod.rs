@@ -53,7 +53,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let mut table = Table::default();
     for folder in folders {
         let rig = Rig::build(&folder, size)?;
-        println!("\n{} ({}), {} GiB", folder.display(), rig.place, size / GIB);
+        println!("\n{}, {} GiB", rig.place, size / GIB);
         let mut bench = Bench::new(&rig, dpsr.clone(), &tools)?;
         for number in 1..=rounds {
             println!("round {number} of {rounds}");

@@ -90,7 +90,7 @@ impl Rig {
         };
         let (source, disk, peer) =
             (device("source", size)?, device("disk", disk_size)?, device("peer", size)?);
-        let place = if memory { "memory".to_owned() } else { "disk".to_owned() };
+        let place = format!("{} {}", if memory { "memory" } else { "disk" }, folder.display());
         Ok(Self { place, size, source, disk, disk_size, peer, scratch })
     }
 }
