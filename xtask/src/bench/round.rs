@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One round: fio first, then dpsr's cases, then the other tools, each on cold caches.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::fio::{Limits, Pattern};
+use super::measured::{self, Cost};
+use super::peers::{PEERS, Peer, Task};
+use super::rig::{self, Loop, Rig};
+use super::table::{Sample, Table};
+use crate::Result;
+use crate::data::{self, Noise};
+use crate::dpsr::Dpsr;
+use crate::json::Json;
+
+/// The bars of the design, as multiples of fio's best.
+const BAR_READ: f64 = 1.10;
+const BAR_COPY: f64 = 1.15;
+
+/// Whether `tool` was asked for; all are when none was named.
+pub fn wants(tools: &[String], tool: &str) -> bool {
+    tools.is_empty() || tools.iter().any(|name| name == tool)
+}
+
+/// The rig with what is measured on it.
+pub struct Bench<'a> {
+    rig: &'a Rig,
+    dpsr: Option<Dpsr>,
+    peers: Vec<&'static Peer>,
+    noise: Noise,
+}
+
+/// One dpsr case as the table names it.
+struct Case {
+    name: &'static str,
+    limit: Pattern,
+    bar: f64,
+    words: &'static [&'static str],
+    mode: &'static str,
+    changed: u64,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(rig: &'a Rig, binary: Option<PathBuf>, tools: &[String]) -> Result<Self> {
+        let config = rig.scratch.path().join("config");
+        fs::create_dir(&config).map_err(|error| format!("making the configuration directory: {error}"))?;
+        let dpsr = binary.map(|binary| Dpsr { binary, config });
+        let wanted = PEERS.iter().filter(|peer| wants(tools, peer.tool));
+        let (peers, absent): (Vec<_>, Vec<_>) = wanted.partition(|peer| peer.is_present());
+        let mut absent: Vec<&str> = absent.iter().map(|peer| peer.tool).collect();
+        absent.dedup();
+        if !absent.is_empty() {
+            println!("not on this machine, left out: {}", absent.join(", "));
+        }
+        Ok(Self { rig, dpsr, peers, noise: Noise::new(rig.size ^ 1) })
+    }
+
+    pub fn round(&mut self, number: u64, table: &mut Table) -> Result<()> {
+        let limits = Limits::measure(self.rig)?;
+        for pattern in [Pattern::Source, Pattern::Both, Pattern::Copy] {
+            let best = limits.of(pattern);
+            println!("  {}: {:.3} s ({})", pattern.name(), best.seconds, best.setting);
+            table.limit(&self.rig.place, pattern.name(), self.rig.size, best);
+        }
+        self.dpsr_cases(number, &limits, table)?;
+        self.peer_cases(number, &limits, table)
+    }
+
+    fn dpsr_cases(&mut self, number: u64, limits: &Limits, table: &mut Table) -> Result<()> {
+        let Some(dpsr) = &self.dpsr else { return Ok(()) };
+        // Each round starts from an unpaired disk, so that each has a first copy.
+        fs::remove_dir_all(&dpsr.config).and_then(|()| fs::create_dir(&dpsr.config)).map_err(|error| {
+            format!("emptying the configuration directory {}: {error}", dpsr.config.display())
+        })?;
+        let confirm = self.rig.disk_size.to_string();
+        let mut words = Dpsr::init_words(&self.rig.source.node, &self.rig.disk.node, &confirm)?;
+        words.push("--wipe");
+        dpsr.run(&words)?;
+        let (read, size) = (BAR_READ, self.rig.size);
+        let sync: &[&str] = &["sync", "--offline"];
+        let compare: &[&str] = &["sync", "--offline", "--compare"];
+        let case = |name, limit, bar, words, mode, changed| Case { name, limit, bar, words, mode, changed };
+        let cases = [
+            case("first copy", Pattern::Copy, BAR_COPY, sync, "full", 0),
+            case("unchanged, digest", Pattern::Source, read, sync, "digest", 0),
+            case("unchanged, compare", Pattern::Both, read, compare, "compare", 0),
+            case("1 % changed, digest", Pattern::Source, read, sync, "digest", size / 100),
+            case("1 % changed, compare", Pattern::Both, read, compare, "compare", size / 100),
+        ];
+        for case in cases {
+            self.dpsr_case(number, &case, limits, table)?;
+        }
+        Ok(())
+    }
+
+    fn dpsr_case(&mut self, number: u64, case: &Case, limits: &Limits, table: &mut Table) -> Result<()> {
+        let Some(dpsr) = &self.dpsr else { return Ok(()) };
+        let source = data::open(&self.rig.source.node)?;
+        let changed = match case.changed {
+            0 => 0,
+            _ => data::change_blocks(&source, 0, self.rig.size, 100, &mut self.noise)?,
+        };
+        let mut command = dpsr.command(case.words);
+        command.arg("--json");
+        let (cost, written, printed) = self.measure(&command, &self.rig.disk, false)?;
+        let json = Json::parse(&printed)?;
+        let told = |what: &str| format!("dpsr, {}: {what}: {printed}", case.name);
+        if json.text("mode")? != case.mode {
+            return Err(told(&format!("the mode should be {}", case.mode)));
+        }
+        if case.mode != "full" && json.number("bytes_changed")? != changed {
+            return Err(told(&format!("{changed} bytes were changed")));
+        }
+        if number == 1 {
+            dpsr.export_must_equal(json.number("generation")?, &self.rig.source.node, self.rig.size)?;
+        }
+        let sample = Sample::new(cost, written, self.rig.size, limits.of(case.limit));
+        println!("  dpsr, {}: {sample}", case.name);
+        table.add(&self.rig.place, case.name, "dpsr", Some(case.bar), sample);
+        Ok(())
+    }
+
+    fn peer_cases(&mut self, number: u64, limits: &Limits, table: &mut Table) -> Result<()> {
+        for task in Task::ALL {
+            if task != Task::Copy && self.peers.iter().any(|peer| peer.task == task) {
+                self.align_peer()?;
+            }
+            let mut refused = Vec::new();
+            for peer in self.peers.clone().into_iter().filter(|peer| peer.task == task) {
+                if let Err(why) = self.peer_case(number, peer, limits, table) {
+                    println!("  {}, {}: left out: {why}", peer.tool, task.case());
+                    refused.push((peer.tool, task));
+                    self.align_peer()?;
+                }
+            }
+            self.peers.retain(|peer| !refused.contains(&(peer.tool, peer.task)));
+        }
+        Ok(())
+    }
+
+    fn peer_case(&mut self, number: u64, peer: &Peer, limits: &Limits, table: &mut Table) -> Result<()> {
+        let (source, destination) = (&self.rig.source, &self.rig.peer);
+        if peer.task != Task::Compare {
+            // Also before a plain copy: what the tool before left there was already exact.
+            data::change_blocks(&data::open(&destination.node)?, 0, self.rig.size, 100, &mut self.noise)?;
+        }
+        let words = peer.words(source.name(), destination.name());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        let (cost, written, _) = self.measure(&command, destination, true)?;
+        if number == 1 {
+            let what = format!("the copy by {}", peer.tool);
+            data::files_must_equal(&what, &destination.node, &source.node, self.rig.size)?;
+        }
+        let sample = Sample::new(cost, written, self.rig.size, limits.of(peer.task.limit()));
+        println!("  {}, {}: {sample}", peer.tool, peer.task.case());
+        table.add(&self.rig.place, peer.task.case(), peer.tool, None, sample);
+        Ok(())
+    }
+
+    /// Runs `command` on cold caches; its cost, the bytes it wrote to `target`, what it printed. With
+    /// `flush`, the time includes making the copy durable, which dpsr does itself.
+    fn measure(&self, command: &Command, target: &Loop, flush: bool) -> Result<(Cost, u64, String)> {
+        rig::drop_caches()?;
+        let before = target.written()?;
+        let (mut cost, printed) = measured::run(command, self.rig.scratch.path())?;
+        if flush {
+            let start = std::time::Instant::now();
+            target.flush()?;
+            cost.seconds += start.elapsed().as_secs_f64();
+        }
+        Ok((cost, target.written()? - before, printed))
+    }
+
+    /// Makes the peers' destination equal to the source, unmeasured.
+    fn align_peer(&self) -> Result<()> {
+        let (source, peer) = (&self.rig.source, &self.rig.peer);
+        let copied = std::io::copy(&mut data::open(&source.node)?, &mut data::open(&peer.node)?);
+        copied.map_err(|error| format!("copying {} to {}: {error}", source.name(), peer.name()))?;
+        peer.flush()
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Calling cargo: the one that runs this task, in this workspace.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::Result;
+use crate::json::Json;
+use crate::process;
+
+/// A cargo command in the workspace root.
+pub fn command() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// The workspace this task was compiled in.
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The release binary of dpsr: `given`, or a fresh build.
+pub fn dpsr(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(binary) = given {
+        return binary.canonicalize().map_err(|error| format!("--dpsr {}: {error}", binary.display()));
+    }
+    println!("building dpsr (release) …");
+    let mut build = command();
+    build.args(["build", "--release", "--package", "dpsr", "--bin", "dpsr"]);
+    build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    executable(&process::output(&mut build)?).ok_or_else(|| "cargo built no dpsr binary".to_owned())
+}
+
+/// The last executable in cargo's machine-readable messages: one JSON document a line.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let documents = messages.lines().filter_map(|line| Json::parse(line).ok());
+    documents.filter_map(|document| document.text("executable").ok().map(PathBuf::from)).next_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_found_in_the_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/dpsr\"}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/release/dpsr")));
+        assert_eq!(executable(""), None);
+    }
+}

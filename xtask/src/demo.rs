@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask demo`: a full round on two image files, told as a story, every sentence of it checked.
+
+mod primary;
+mod story;
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::Result;
+use crate::args::Args;
+use crate::cargo;
+use crate::dpsr::Dpsr;
+use crate::scratch::Scratch;
+
+use primary::Primary;
+use story::Story;
+
+pub fn run(mut args: Args) -> Result<()> {
+    let folder = args.value::<PathBuf>("--dir")?.unwrap_or_else(env::temp_dir);
+    let binary = args.value("--dpsr")?;
+    args.finish()?;
+    let binary = cargo::dpsr(binary)?;
+
+    let start = Instant::now();
+    let scratch = Scratch::new(&folder, "demo")?;
+    let primary = Primary::make(scratch.path())?;
+    let dpsr = Dpsr { binary, config: scratch.path().join("config") };
+    let mut story = Story::begin(dpsr, primary, scratch.path())?;
+    story.pair()?;
+    story.first_copy()?;
+    story.small_change()?;
+    story.kill_in_the_middle()?;
+    story.roll_back_and_go_on()?;
+    story.scrub()?;
+    story.export_all()?;
+    story.restore_first()?;
+    println!("\nAll of it was as told, in {:.1} s.", start.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which Debian packages a task needs, and getting them.
+
+use std::fs;
+use std::io::{self, BufRead, Write};
+use std::process::Command;
+
+use crate::Result;
+use crate::process;
+
+/// What compiling dpsr needs besides Rust.
+pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev"];
+
+/// What the tests call: losetup, blkid, wipefs; sfdisk; sgdisk; mkfs.fat; mkfs.ext4; the independent
+/// reader; the check of the shell scripts.
+pub const TEST: &[&str] =
+    &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "python3", "shellcheck"];
+
+/// What the measurements call; the tools dpsr is compared with are measured where they are present.
+pub const BENCH: &[&str] = &["util-linux", "fio", "time"];
+
+/// Makes sure that `wanted` are installed: says what is missing, and installs it when told to.
+///
+/// Where packages are not Debian's, only the names are listed: the task goes on and its own steps fail if
+/// something is really absent.
+pub fn ensure(wanted: &[&str], yes: bool) -> Result<()> {
+    if !is_debian() {
+        println!("not Debian or Ubuntu: please make sure that these are there: {}", wanted.join(" "));
+        return Ok(());
+    }
+    let missing = missing(wanted)?;
+    if missing.is_empty() {
+        println!("packages: all there ({})", wanted.join(" "));
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let by_hand = format!("apt-get update && apt-get install {list}");
+    println!("packages missing: {list}");
+    if !process::is_root() {
+        return Err(format!("packages are missing; as root, run: {by_hand}"));
+    }
+    if !yes && !agreed("Install them with apt-get? [y/N] ")? {
+        return Err(format!("packages are missing; install them with --yes, or run: {by_hand}"));
+    }
+    install(&missing)
+}
+
+fn install(missing: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    process::watched(apt().args(["update", "--quiet"]))?;
+    process::watched(apt().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(missing))
+}
+
+fn is_debian() -> bool {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    names_debian(&release) && process::find("dpkg-query").is_some()
+}
+
+/// Whether an os-release(5) file is Debian's or that of a relative (`ID_LIKE`).
+fn names_debian(release: &str) -> bool {
+    let values =
+        release.lines().filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")));
+    values.flat_map(|value| value.trim_matches('"').split(' ')).any(|id| id == "debian" || id == "ubuntu")
+}
+
+fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    // dpkg-query exits 1 when it does not know one of the names, so only its list counts.
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Abbrev} ${Package}\\n"]).args(wanted);
+    let done = query.output().map_err(|error| format!("starting dpkg-query: {error}"))?;
+    Ok(not_installed(wanted, &String::from_utf8_lossy(&done.stdout)))
+}
+
+fn not_installed<'a>(wanted: &[&'a str], listed: &str) -> Vec<&'a str> {
+    let installed: Vec<&str> =
+        listed.lines().filter_map(|line| line.strip_prefix("ii ")).map(str::trim).collect();
+    wanted.iter().copied().filter(|name| !installed.contains(name)).collect()
+}
+
+fn agreed(question: &str) -> Result<bool> {
+    let failed = |error: io::Error| format!("asking on the terminal: {error}");
+    print!("{question}");
+    io::stdout().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fully_installed_packages_count() {
+        let listed = "ii  gcc\nrc  gdisk\nun  shellcheck\nii  libudev-dev\n";
+        let wanted = ["gcc", "gdisk", "shellcheck", "libudev-dev", "unheard-of"];
+        assert_eq!(not_installed(&wanted, listed), ["gdisk", "shellcheck", "unheard-of"]);
+    }
+
+    #[test]
+    fn relatives_of_debian_count() {
+        assert!(names_debian("NAME=x\nID=debian\n"));
+        assert!(names_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!names_debian("ID=fedora\nVARIANT_ID=debian\n"));
+    }
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: everything that must hold before a change lands, on this machine or in CI.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{self, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::args::Args;
+use crate::cargo;
+use crate::packages;
+use crate::process::{find, is_root, output, shown, watched};
+use crate::scratch::Scratch;
+
+/// Marks every process that the tests start, so that one left behind is known as theirs.
+const MARK: &str = "DPSR_TEST_RUN";
+
+/// How long a device or process may take to go away after the last test.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// One line of the closing table.
+struct Step {
+    name: String,
+    seconds: f64,
+    failure: Option<String>,
+}
+
+pub fn run(mut args: Args) -> Result<()> {
+    let (yes, all) = (args.flag("--yes"), args.flag("--all"));
+    args.finish()?;
+    packages::ensure(&[packages::BUILD, packages::TEST].concat(), yes)?;
+
+    let mut steps = Vec::new();
+    let mut step = |name: &str, act: &mut dyn FnMut() -> Result<()>| steps.push(timed(name, act));
+    step("format", &mut || watched(cargo::command().args(["fmt", "--all", "--check"])));
+    step("clippy", &mut || {
+        let words = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        watched(cargo::command().args(words))
+    });
+    step("shellcheck", &mut shellcheck);
+    let loops = loops_usable();
+    step("loop devices", &mut || loops.clone());
+    let scratch = Scratch::new(&env::temp_dir(), "test")?;
+    let before = attached_loops();
+    step("tests", &mut || cargo_test(all, loops.is_ok(), scratch.path()));
+    step("nothing left", &mut || nothing_left(&before, scratch.path()));
+    summary(&steps)
+}
+
+/// Runs one step, saying what and for how long; a failure is kept, later steps still run.
+fn timed(name: &str, act: &mut dyn FnMut() -> Result<()>) -> Step {
+    println!("\n==> {name}");
+    let start = Instant::now();
+    let failure = act().err();
+    let seconds = start.elapsed().as_secs_f64();
+    match &failure {
+        None => println!("<== {name}: ok, {seconds:.1} s"),
+        Some(why) => println!("<== {name}: FAILED, {seconds:.1} s: {why}"),
+    }
+    Step { name: name.to_owned(), seconds, failure }
+}
+
+fn cargo_test(all: bool, loops: bool, temporary: &Path) -> Result<()> {
+    let mut command = cargo::command();
+    // A failing test crate must not hide what the later ones would say.
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if all {
+        command.args(["--", "--include-ignored"]);
+    }
+    command.env(MARK, mark()).env("TMPDIR", temporary);
+    if loops {
+        command.env("DPSR_TEST_LOOP", "1");
+    } else {
+        command.env_remove("DPSR_TEST_LOOP");
+    }
+    println!("{}", shown(&command));
+    watched(&mut command)
+}
+
+/// Every shell script git knows: by its name, or by its first line.
+fn shellcheck() -> Result<()> {
+    let mut list = Command::new("git");
+    let listed = output(list.args(["ls-files", "-z"]).current_dir(cargo::workspace()))?;
+    let scripts: Vec<&str> = listed.split('\0').filter(|name| is_script(name)).collect();
+    println!("{} scripts: {}", scripts.len(), scripts.join(" "));
+    if scripts.is_empty() {
+        return Ok(());
+    }
+    watched(Command::new("shellcheck").args(scripts).current_dir(cargo::workspace()))
+}
+
+fn is_script(name: &str) -> bool {
+    let path = cargo::workspace().join(name);
+    if name.is_empty() || !path.is_file() {
+        return false;
+    }
+    let start = fs::read(&path).unwrap_or_default();
+    let first = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    name.ends_with(".sh") || names_shell(&String::from_utf8_lossy(first))
+}
+
+/// Whether the first line of a file starts a shell that shellcheck knows.
+fn names_shell(first: &str) -> bool {
+    let Some(rest) = first.strip_prefix("#!") else { return false };
+    let program = rest.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or(word));
+    let mut program = program.filter(|word| *word != "env" && !word.starts_with('-'));
+    matches!(program.next(), Some("sh" | "bash" | "dash" | "ksh"))
+}
+
+/// Whether tests can attach loop devices. Elsewhere than in CI the answer "no" is told loudly and passes.
+fn loops_usable() -> Result<()> {
+    let why = if !is_root() {
+        "not root"
+    } else if !Path::new("/dev/loop-control").exists() {
+        "the kernel offers no /dev/loop-control"
+    } else if find("losetup").is_none() {
+        "losetup is missing"
+    } else if output(Command::new("losetup").arg("--find")).is_err() {
+        "losetup finds no free loop device"
+    } else {
+        return Ok(());
+    };
+    println!("*** LOOP DEVICE TESTS CANNOT RUN: {why}. ***");
+    Err(format!("loop devices cannot be used: {why}"))
+}
+
+fn in_ci() -> bool {
+    env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+/// Unlike any other run's mark, also one beside this on the same machine.
+fn mark() -> String {
+    process::id().to_string()
+}
+
+/// What the tests attached or started must be gone.
+fn nothing_left(before: &BTreeMap<String, String>, temporary: &Path) -> Result<()> {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let loops = new_loops(before, &attached_loops());
+        let processes = marked_processes(&mark());
+        if loops.is_empty() && processes.is_empty() {
+            return Ok(());
+        }
+        // The kernel detaches a loop device when its last user has gone, which no event announces here.
+        if Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(200));
+            continue;
+        }
+        let (ours, others): (Vec<_>, Vec<_>) =
+            loops.into_iter().partition(|(_, file)| in_ci() || Path::new(file).starts_with(temporary));
+        if !others.is_empty() {
+            println!("loop devices attached meanwhile, not below this run's directory, ignoring: {others:?}");
+        }
+        return if ours.is_empty() && processes.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left behind: loop devices {ours:?}, processes {processes:?}"))
+        };
+    }
+}
+
+/// Each attached loop device with its backing file; none where losetup cannot tell.
+fn attached_loops() -> BTreeMap<String, String> {
+    let mut list = Command::new("losetup");
+    let listed = output(list.args(["--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"]));
+    listed.map(|text| parse_loops(&text)).unwrap_or_default()
+}
+
+fn parse_loops(listed: &str) -> BTreeMap<String, String> {
+    let pairs = listed.lines().filter_map(|line| line.split_once(' '));
+    pairs.map(|(node, file)| (node.to_owned(), file.trim().to_owned())).collect()
+}
+
+fn new_loops(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let new = now.iter().filter(|(node, file)| before.get(*node) != Some(file));
+    new.map(|(node, file)| (node.clone(), file.clone())).collect()
+}
+
+/// Processes that carry this run's mark in their environment, by number and name.
+fn marked_processes(mark: &str) -> Vec<String> {
+    let wanted = format!("{MARK}={mark}");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let folders = entries.map(|entry| entry.path());
+    let carries = |folder: &Path| -> io::Result<bool> {
+        let environment = fs::read(folder.join("environ"))?;
+        Ok(environment.split(|byte| *byte == 0).any(|setting| setting == wanted.as_bytes()))
+    };
+    // A process that went away meanwhile, or belongs to somebody else, cannot be read and is not ours.
+    let marked = folders.filter(|folder| carries(folder).unwrap_or(false));
+    let named = marked.map(|folder| {
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        let number = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("{number} {}", name.trim())
+    });
+    named.collect()
+}
+
+fn summary(steps: &[Step]) -> Result<()> {
+    println!("\n| step         | seconds | result |");
+    println!("| ------------ | ------: | ------ |");
+    let mut failed = Vec::new();
+    for Step { name, seconds, failure } in steps {
+        let result = match failure {
+            None => "ok",
+            Some(_) if name == "loop devices" && !in_ci() => "absent",
+            Some(_) => {
+                failed.push(name.as_str());
+                "FAILED"
+            }
+        };
+        println!("| {name:<12} | {seconds:>7.1} | {result:<6} |");
+    }
+    let total: f64 = steps.iter().map(|step| step.seconds).sum();
+    println!("\n{total:.0} s in all");
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_known_by_their_first_line() {
+        for first in ["#!/bin/sh", "#!/usr/bin/env bash", "#! /bin/bash -e", "#!/usr/bin/env -S dash -e"] {
+            assert!(names_shell(first), "{first}");
+        }
+        for first in ["#!/usr/bin/python3", "# sh", "", "#!/usr/bin/env python3"] {
+            assert!(!names_shell(first), "{first}");
+        }
+    }
+
+    #[test]
+    fn only_new_or_reused_loop_devices_count() {
+        let before = parse_loops("/dev/loop0 /a file\n/dev/loop1 /b\n");
+        let now = parse_loops("/dev/loop0 /a file\n/dev/loop1 /c (deleted)\n/dev/loop2 /d\n");
+        let new = new_loops(&before, &now);
+        let nodes: Vec<&str> = new.iter().map(|(node, _)| node.as_str()).collect();
+        assert_eq!(nodes, ["/dev/loop1", "/dev/loop2"]);
+        assert_eq!(before["/dev/loop0"], "/a file");
+    }
+
+    #[test]
+    fn a_marked_process_is_found_until_it_ends() {
+        let mark = format!("unit-{}", process::id());
+        let mut child = Command::new("sleep").arg("60").env(MARK, &mark).spawn().unwrap();
+        let found = marked_processes(&mark);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, [format!("{} sleep", child.id())]);
+        assert!(marked_processes(&mark).is_empty());
+    }
+}
