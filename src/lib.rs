@@ -5,6 +5,8 @@
 //! The rooms stand in the order the data flows and depend downwards only; `docs/ARCHITECTURE.md` has the
 //! map, `docs/FORMAT.md` the bytes on the disk.
 
+pub mod config;
 pub mod disk;
 pub mod error;
+pub mod pair;
 pub mod units;
