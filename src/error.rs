@@ -37,9 +37,12 @@ impl Kind {
     }
 }
 
-/// A failed operation, told in one sentence.
+/// A failed operation, told in one sentence. Boxed, so that results stay small where all goes well.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     kind: Kind,
     doing: String,
     device: Option<String>,
@@ -56,56 +59,56 @@ impl Error {
     /// An error of `kind`: `doing` is a gerund phrase ("reading the primary"), `why` the reason.
     pub fn new(kind: Kind, doing: impl Into<String>, why: impl Into<String>) -> Self {
         let (doing, why) = (doing.into(), why.into());
-        Self { kind, doing, device: None, why, left: None, next: None, errno: None }
+        Self(Box::new(Parts { kind, doing, device: None, why, left: None, next: None, errno: None }))
     }
 
     /// An operating-system error from a device; `doing` is a gerund phrase ("reading 4096 bytes at …").
     pub fn device(doing: impl Into<String>, device: impl Into<String>, error: &io::Error) -> Self {
         let mut told = Self::new(Kind::Device, doing, error.to_string()).on(device);
-        told.errno = error.raw_os_error();
+        told.0.errno = error.raw_os_error();
         told
     }
 
     /// Names the device the sentence is about.
     #[must_use]
     pub fn on(mut self, device: impl Into<String>) -> Self {
-        self.device.get_or_insert(device.into());
+        self.0.device.get_or_insert(device.into());
         self
     }
 
     /// Says what is left: the state after the failure.
     #[must_use]
     pub fn left(mut self, left: impl Into<String>) -> Self {
-        self.left.get_or_insert(left.into());
+        self.0.left.get_or_insert(left.into());
         self
     }
 
     /// Says what to do now.
     #[must_use]
     pub fn next(mut self, next: impl Into<String>) -> Self {
-        self.next.get_or_insert(next.into());
+        self.0.next.get_or_insert(next.into());
         self
     }
 
     /// What the failure means.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.0.kind
     }
 
     /// The operating system's error number, where a device gave one.
     pub fn errno(&self) -> Option<i32> {
-        self.errno
+        self.0.errno
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.doing)?;
-        if let Some(device) = &self.device {
+        f.write_str(&self.0.doing)?;
+        if let Some(device) = &self.0.device {
             write!(f, " {device}")?;
         }
-        write!(f, ": {}", self.why)?;
-        for part in [&self.left, &self.next].into_iter().flatten() {
+        write!(f, ": {}", self.0.why)?;
+        for part in [&self.0.left, &self.0.next].into_iter().flatten() {
             write!(f, "; {part}")?;
         }
         Ok(())

@@ -7,6 +7,8 @@
 
 pub mod config;
 pub mod disk;
+pub mod engine;
 pub mod error;
 pub mod pair;
+pub mod sys;
 pub mod units;

@@ -6,9 +6,16 @@
 //! to any disk goes through [`WriteDisk`]. Each has in-memory twins that record and that fail, so that
 //! power cuts and device faults can be replayed without privileges.
 
+pub mod faulty;
+pub mod file;
+pub mod ram;
+pub mod recorded;
+pub mod whole;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use crate::units::Bytes;
 
@@ -29,7 +36,7 @@ pub trait ReadDisk: Send + Sync {
     /// The first range at or after `at` that may hold anything but zeros; `None` if the rest is zeros.
     /// A block device answers "everything"; a sparse image file knows better.
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
-        Ok((at < self.size()).then(|| at..self.size()))
+        Ok((at < self.size()).then_some(at..self.size()))
     }
 
     /// The open descriptor, for engines that talk to the kernel themselves; a twin in memory has none.
@@ -52,4 +59,40 @@ pub trait WriteDisk: ReadDisk {
     /// Proves once more, on the open descriptor, that this is still the device it was opened as. Called
     /// before the first write and after every error.
     fn prove(&self) -> io::Result<()>;
+}
+
+impl<D: ReadDisk + ?Sized> ReadDisk for Arc<D> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn size(&self) -> Bytes {
+        (**self).size()
+    }
+    fn alignment(&self) -> Bytes {
+        (**self).alignment()
+    }
+    fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read_at(at, buffer)
+    }
+    fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
+        (**self).next_data(at)
+    }
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (**self).descriptor()
+    }
+}
+
+impl<D: WriteDisk + ?Sized> WriteDisk for Arc<D> {
+    fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        (**self).write_at(at, buffer)
+    }
+    fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
+        (**self).zero(range)
+    }
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+    fn prove(&self) -> io::Result<()> {
+        (**self).prove()
+    }
 }

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Real disks and image files.
+//!
+//! What the disk is gets captured from the open descriptor, never from the path: a path may come to name
+//! another disk at any time, a descriptor cannot.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{EBUSY, EINVAL, ENODEV, ENOSYS, ENOTTY, EOPNOTSUPP, O_DIRECT, O_EXCL};
+use nix::unistd::{Whence, lseek64};
+
+use super::{ReadDisk, WriteDisk, whole};
+use crate::error::{Error, Kind, Result};
+use crate::sys::buffer::Buffer;
+use crate::sys::ioctl;
+use crate::units::{Bytes, MIB, PAGE, SECTOR};
+
+/// What a disk is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To be read while others may use it.
+    Read,
+    /// To be read while nobody has it mounted or claimed; of files, like `Read`.
+    ReadExclusive,
+    /// To be read and written, with the same claim.
+    Write,
+}
+
+/// What makes an open device the one it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The device number of a block device, or of the filesystem of a file.
+    pub device: u64,
+    /// The inode number of a file; zero for a block device, whose nodes may be several.
+    pub inode: u64,
+    /// The kernel's number for this disk since boot; a loop device has a new one for each backing file.
+    pub sequence: Option<u64>,
+}
+
+/// A block device or a plain file, read and written directly where that is possible.
+pub struct FileDisk {
+    file: File,
+    name: String,
+    size: Bytes,
+    alignment: Bytes,
+    block: bool,
+    identity: Identity,
+}
+
+impl FileDisk {
+    /// Opens a block device or a plain file and captures what it is.
+    pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let failed = |error: io::Error| match error.raw_os_error() {
+            Some(EBUSY) => {
+                Error::device("opening", &name, &error).next("unmount it, or stop what else holds it")
+            }
+            _ => Error::device("opening", &name, &error),
+        };
+        let kind = path.metadata().map_err(failed)?.file_type();
+        let block = kind.is_block_device();
+        if !block && !kind.is_file() {
+            return Err(Error::new(Kind::Refused, "opening", "it is no block device and no file").on(name));
+        }
+        let file = open_direct(path, access, block).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.file_type() != kind {
+            return Err(Error::new(Kind::Refused, "opening", "it was replaced meanwhile").on(name));
+        }
+        Self::capture(file, &metadata, block, name.clone()).map_err(failed)
+    }
+
+    fn capture(file: File, metadata: &Metadata, block: bool, name: String) -> io::Result<Self> {
+        let identity = identify(&file, metadata)?;
+        let size = if block { ioctl::size(&file)? } else { Bytes(metadata.len()) };
+        let alignment =
+            if block { ioctl::logical_block(&file)?.max(Bytes(SECTOR)) } else { settle_file(&file, size)? };
+        Ok(Self { file, name, size, alignment, block, identity })
+    }
+
+    /// What the open descriptor leads to.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether this is a block device rather than a file.
+    pub fn is_block(&self) -> bool {
+        self.block
+    }
+
+    /// The unit that a power cut leaves whole: the physical block size, or a page for a file.
+    pub fn physical_block(&self) -> io::Result<Bytes> {
+        if self.block { ioctl::physical_block(&self.file) } else { Ok(Bytes(PAGE)) }
+    }
+
+    /// Does `io`, and once more without O_DIRECT where a file refuses that: some filesystems take the flag
+    /// at open and refuse the transfer, or refuse it for some extents.
+    fn direct_or_buffered<T>(&self, mut io: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match io() {
+            Err(error) if !self.block && error.raw_os_error() == Some(EINVAL) && go_buffered(&self.file)? => {
+                io()
+            }
+            result => result,
+        }
+    }
+
+    fn write_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {
+        let zeros = Buffer::new(MIB.min((range.end - range.start).0).max(PAGE) as usize)?;
+        let mut at = range.start;
+        while at < range.end {
+            let part = (range.end - at).usize().min(zeros.len());
+            match self.write_at(at, &zeros[..part]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(wrote) => at += Bytes(whole::resume(0, wrote, part, self.alignment) as u64),
+                Err(error) if whole::again(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_direct(path: &Path, access: Access, block: bool) -> io::Result<File> {
+    let claim = if block && access != Access::Read { O_EXCL } else { 0 };
+    let open = |direct| {
+        let write = access == Access::Write;
+        OpenOptions::new().read(true).write(write).custom_flags(claim | direct).open(path)
+    };
+    match open(O_DIRECT) {
+        Err(error) if !block && error.raw_os_error() == Some(EINVAL) => open(0),
+        result => result,
+    }
+}
+
+fn identify(file: &File, metadata: &Metadata) -> io::Result<Identity> {
+    if metadata.file_type().is_block_device() {
+        Ok(Identity { device: metadata.rdev(), inode: 0, sequence: ioctl::disk_sequence(file)? })
+    } else {
+        Ok(Identity { device: metadata.dev(), inode: metadata.ino(), sequence: None })
+    }
+}
+
+/// The finest alignment at which the file can be read directly. A file for which there is none, or whose
+/// end is not aligned, is read through the page cache: only that can write its tail.
+fn settle_file(file: &File, size: Bytes) -> io::Result<Bytes> {
+    let mut probe = Buffer::new(PAGE as usize)?;
+    let direct = [SECTOR, PAGE].into_iter().find(|&unit| {
+        let fits = size >= Bytes(2 * unit) && size.is_multiple_of(unit);
+        fits && file.read_at(&mut probe[..unit as usize], unit).is_ok()
+    });
+    match direct {
+        Some(unit) => Ok(Bytes(unit)),
+        None => go_buffered(file).map(|_| Bytes(SECTOR)),
+    }
+}
+
+/// Takes O_DIRECT off the descriptor; false if it was not there.
+fn go_buffered(file: &File) -> io::Result<bool> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_DIRECT))?;
+    Ok(flags.contains(OFlag::O_DIRECT))
+}
+
+/// The offset `lseek` finds, or `None` at the end.
+fn seek(file: &File, at: Bytes, whence: Whence) -> io::Result<Option<Bytes>> {
+    match lseek64(file, at.0.cast_signed(), whence) {
+        Ok(found) => Ok(Some(Bytes(found.cast_unsigned()))),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl ReadDisk for FileDisk {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> Bytes {
+        self.size
+    }
+
+    fn alignment(&self) -> Bytes {
+        self.alignment
+    }
+
+    fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        self.direct_or_buffered(|| self.file.read_at(buffer, at.0))
+    }
+
+    fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
+        if self.block || at >= self.size {
+            return Ok((at < self.size).then_some(at..self.size));
+        }
+        let Some(start) = seek(&self.file, at, Whence::SeekData)?.filter(|&start| start < self.size) else {
+            return Ok(None);
+        };
+        let end = seek(&self.file, start, Whence::SeekHole)?.unwrap_or(self.size);
+        Ok(Some(start..end.min(self.size)))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
+
+impl WriteDisk for FileDisk {
+    fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        self.direct_or_buffered(|| self.file.write_at(buffer, at.0))
+    }
+
+    fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
+        let range = range.start..range.end.min(self.size);
+        if range.start >= range.end {
+            return Ok(());
+        }
+        let offload = if self.block { ioctl::zero_range } else { ioctl::punch_hole };
+        match offload(&self.file, &range) {
+            Err(error) if offload_unknown(&error) => self.write_zeros(&range),
+            result => result,
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn prove(&self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if identify(&self.file, &metadata)? != self.identity {
+            return Err(io::Error::other("it is not the device that was opened"));
+        }
+        let same = if self.block {
+            ioctl::size(&self.file)? == self.size
+        } else {
+            Bytes(metadata.len()) >= self.size
+        };
+        if same { Ok(()) } else { Err(io::Error::other("its size has changed since it was opened")) }
+    }
+}
+
+fn offload_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EOPNOTSUPP | EINVAL | ENOSYS | ENODEV | ENOTTY))
+}
+
+#[cfg(test)]
+mod tests;

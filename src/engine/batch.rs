@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One buffer on its way: the reads into it, then the writes out of it.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::disks::{Disks, ReadId, WriteId};
+use crate::disk::whole;
+use crate::error::{Error, Kind, Result};
+use crate::sys::buffer::Buffer;
+use crate::units::{Bytes, PAGE};
+
+/// Which transfers of a batch are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Reads,
+    Writes,
+}
+
+/// One transfer, and how far it got.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) disk: usize,
+    pub(super) at: Bytes,
+    pub(super) range: Range<usize>,
+    pub(super) done: usize,
+}
+
+impl Request {
+    /// How many bytes must move: of a read, those that the disk has.
+    pub(super) fn wanted(&self, disks: &Disks, phase: Phase) -> usize {
+        match phase {
+            Phase::Reads => whole::readable(disks.read(self.disk).size(), self.at, self.range.len()),
+            Phase::Writes => self.range.len(),
+        }
+    }
+
+    /// The sentence for its failure.
+    pub(super) fn failed(&self, disks: &Disks, phase: Phase, error: &io::Error) -> Error {
+        let (name, len) = (disks.read(self.disk).name(), self.range.len());
+        match phase {
+            Phase::Reads => whole::read_failed(name, self.at, len, error),
+            Phase::Writes => whole::write_failed(name, self.at, len, error),
+        }
+    }
+
+    /// The sentence for a disk that does not answer.
+    pub(super) fn unanswered(&self, disks: &Disks, phase: Phase, waited: Duration) -> Error {
+        let verb = if phase == Phase::Reads { "reading" } else { "writing" };
+        let doing = format!("{verb} {} bytes at {} of", self.range.len(), self.at.0);
+        let why = format!("no answer for {} seconds", waited.as_secs());
+        Error::new(Kind::Device, doing, why).on(disks.read(self.disk).name())
+    }
+}
+
+/// A buffer with its transfers. Offsets and lengths must suit the alignment of the disks; the buffer itself
+/// starts on a page.
+pub struct Batch {
+    pub(super) slot: usize,
+    pub(super) buffer: Buffer,
+    pub(super) reads: Vec<Request>,
+    pub(super) writes: Vec<Request>,
+}
+
+impl Batch {
+    pub(super) fn new(slot: usize, size: Bytes) -> Result<Self> {
+        let size = size.max(Bytes(1)).round_up(PAGE);
+        let no_memory = |error: io::Error| {
+            Error::new(Kind::Internal, format!("reserving a buffer of {size}"), error.to_string())
+        };
+        let buffer = Buffer::new(size.usize()).map_err(no_memory)?;
+        Ok(Self { slot, buffer, reads: Vec::new(), writes: Vec::new() })
+    }
+
+    /// Reads from `at` of `disk` into `range` of the buffer. Past the end of the disk there are zeros.
+    pub fn read(&mut self, disk: ReadId, at: Bytes, range: Range<usize>) {
+        self.reads.push(self.request(disk.0, at, range));
+    }
+
+    /// Writes `range` of the buffer at `at` of `disk`, all of it before the end of the disk.
+    pub fn write(&mut self, disk: WriteId, at: Bytes, range: Range<usize>) {
+        self.writes.push(self.request(disk.0, at, range));
+    }
+
+    fn request(&self, disk: usize, at: Bytes, range: Range<usize>) -> Request {
+        assert!(range.start <= range.end && range.end <= self.buffer.len(), "a transfer lies in the buffer");
+        Request { disk, at, range, done: 0 }
+    }
+
+    /// The whole buffer.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// The whole buffer, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// Forgets all transfers; the bytes stay as they are.
+    pub fn clear(&mut self) {
+        self.reads.clear();
+        self.writes.clear();
+    }
+
+    pub(super) fn requests(&self, phase: Phase) -> &[Request] {
+        match phase {
+            Phase::Reads => &self.reads,
+            Phase::Writes => &self.writes,
+        }
+    }
+
+    pub(super) fn requests_mut(&mut self, phase: Phase) -> &mut [Request] {
+        match phase {
+            Phase::Reads => &mut self.reads,
+            Phase::Writes => &mut self.writes,
+        }
+    }
+
+    /// Performs the transfers of `phase` one after the other.
+    pub(super) fn perform(&mut self, disks: &Disks, phase: Phase) -> Result<()> {
+        let Self { buffer, reads, writes, .. } = self;
+        match phase {
+            Phase::Reads => reads.iter().try_for_each(|request| {
+                whole::read_padded_at(
+                    disks.read(request.disk),
+                    request.at,
+                    &mut buffer[request.range.clone()],
+                )
+            }),
+            Phase::Writes => writes.iter().try_for_each(|request| {
+                whole::write_all_at(disks.write(request.disk), request.at, &buffer[request.range.clone()])
+            }),
+        }
+    }
+
+    /// Zeroes what the reads did not bring because the disk ends before.
+    pub(super) fn pad_reads(&mut self, disks: &Disks) {
+        for request in &self.reads {
+            let wanted = request.wanted(disks, Phase::Reads);
+            self.buffer[request.range.start + wanted..request.range.end].fill(0);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the block layer says about an open device; numbers from `linux/fs.h`.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc::{c_int, c_uint};
+
+use crate::units::Bytes;
+
+mod number {
+    use super::{c_int, c_uint};
+    use nix::{ioctl_read, ioctl_read_bad, request_code_none, request_code_read};
+
+    ioctl_read_bad! { get_size, request_code_read!(0x12, 114, size_of::<usize>()), u64 }
+    ioctl_read! { get_diskseq, 0x12, 128, u64 }
+    ioctl_read_bad! { get_logical, request_code_none!(0x12, 104), c_int }
+    ioctl_read_bad! { get_physical, request_code_none!(0x12, 123), c_uint }
+}
+
+/// `BLKGETSIZE64`: the size of a block device. The number is made from size_t, the answer is a u64.
+pub fn size(device: &impl AsFd) -> io::Result<Bytes> {
+    let mut size = 0u64;
+    // SAFETY: the kernel writes one u64 to the pointer.
+    unsafe { number::get_size(device.as_fd().as_raw_fd(), &mut size) }?;
+    Ok(Bytes(size))
+}
+
+/// `BLKSSZGET`: the logical block size, the finest unit of direct I/O.
+pub fn logical_block(device: &impl AsFd) -> io::Result<Bytes> {
+    let mut size: c_int = 0;
+    // SAFETY: the kernel writes one int to the pointer.
+    unsafe { number::get_logical(device.as_fd().as_raw_fd(), &mut size) }?;
+    Ok(Bytes(u64::try_from(size).unwrap_or_default()))
+}
+
+/// `BLKPBSZGET`: the physical block size, the finest unit a power cut leaves whole.
+pub fn physical_block(device: &impl AsFd) -> io::Result<Bytes> {
+    let mut size: c_uint = 0;
+    // SAFETY: the kernel writes one unsigned int to the pointer.
+    unsafe { number::get_physical(device.as_fd().as_raw_fd(), &mut size) }?;
+    Ok(Bytes(size.into()))
+}
+
+/// `BLKGETDISKSEQ`: a number no other disk has had since boot; `None` before Linux 5.15.
+pub fn disk_sequence(device: &impl AsFd) -> io::Result<Option<u64>> {
+    let mut sequence = 0u64;
+    // SAFETY: the kernel writes one u64 to the pointer.
+    match unsafe { number::get_diskseq(device.as_fd().as_raw_fd(), &mut sequence) } {
+        Ok(_) => Ok(Some(sequence)),
+        Err(Errno::ENOTTY | Errno::EINVAL) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Zeroes `range` of a block device, offloaded where the device can.
+pub fn zero_range(device: &impl AsFd, range: &Range<Bytes>) -> io::Result<()> {
+    allocate(device, FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
+}
+
+/// Frees `range` of a file, which then reads as zeros.
+pub fn punch_hole(file: &impl AsFd, range: &Range<Bytes>) -> io::Result<()> {
+    allocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
+}
+
+fn allocate(file: &impl AsFd, flags: FallocateFlags, range: &Range<Bytes>) -> io::Result<()> {
+    let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let at = range.start.0.try_into().map_err(too_far)?;
+    let len = (range.end - range.start).0.try_into().map_err(too_far)?;
+    Ok(fallocate(file, flags, at, len)?)
+}

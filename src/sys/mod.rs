@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel and the processor, one call per function; the only room with `unsafe`.
+#![allow(unsafe_code)]
+
+pub mod buffer;
+pub mod clmul;
+pub mod ioctl;
+pub mod signal;
+pub mod uring;
