@@ -25,6 +25,13 @@ pub fn chain_of(roots: &Roots, point: &str) -> Vec<BlockNode> {
     seen.into_values().collect()
 }
 
+/// A device and everything under it.
+pub fn chain_of_node(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
+    let mut seen = BTreeMap::new();
+    descend(roots, node, &mut seen);
+    seen.into_values().collect()
+}
+
 /// Every device under the filesystem that holds `file`.
 pub fn chain_under_file(roots: &Roots, file: &Path) -> Vec<BlockNode> {
     let mut seen = BTreeMap::new();

@@ -37,10 +37,14 @@ pub fn emptiness(probe: &Probe, disk: &dyn ReadDisk) -> Result<Found> {
 }
 
 fn partitions(table: &Table) -> Vec<String> {
-    match (&table.kind, table.partitions.len()) {
-        (TableKind::Bare, _) => Vec::new(),
-        (TableKind::Gpt { .. }, count) => vec![format!("a GPT with {count} partitions")],
-        (TableKind::Mbr { .. }, count) => vec![format!("an MBR with {count} partitions")],
+    let count = match table.partitions.len() {
+        1 => "1 partition".to_owned(),
+        count => format!("{count} partitions"),
+    };
+    match &table.kind {
+        TableKind::Bare => Vec::new(),
+        TableKind::Gpt { .. } => vec![format!("a GPT with {count}")],
+        TableKind::Mbr { .. } => vec![format!("an MBR with {count}")],
     }
 }
 
@@ -83,6 +87,6 @@ mod tests {
         let layout = super::super::layout::DpsrLayout::plan(disk.size(), Bytes(512), false, false).unwrap();
         write_gpt(&disk, Bytes(512), &layout, &Guids::random()).unwrap();
         let found = emptiness(&probe, &disk).unwrap();
-        assert_eq!((found.things, found.store.is_some()), (vec!["a GPT with 1 partitions".into()], true));
+        assert_eq!((found.things, found.store.is_some()), (vec!["a GPT with 1 partition".into()], true));
     }
 }

@@ -14,18 +14,19 @@ pub mod empty;
 mod gpt;
 pub mod inuse;
 pub mod layout;
-//LOCK
+pub mod lock;
 mod mbr;
 mod mounts;
-//OPEN
-//PLAN
+pub mod open;
+pub mod plan;
 pub mod probe;
-//REFUSE
+mod proof;
+pub mod refuse;
 mod roles;
 mod run;
-//SCAN
+mod scan;
 mod serial;
-//SHOW
+mod show;
 pub mod sysfs;
 pub mod table;
 #[cfg(test)]
