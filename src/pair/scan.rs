@@ -9,9 +9,14 @@ use crate::disk::file::Access;
 use crate::error::{Error, Kind, Result};
 use crate::units::SECTOR;
 
-/// Where the recorded disk is now. The recorded path is only the first guess; identity decides.
+/// Where the recorded disk is now. The recorded path is only the first guess; identity decides. Where links
+/// lead to dpsr's own device-mapper node over the disk, the disk itself is meant.
 pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf> {
     match open(roots, identity, identity.path(), Access::Read) {
+        Ok(here) if here.probe.node(roots).is_some_and(|node| node.is_ours()) => {
+            let why = Error::new(Kind::Refused, "opening", "it is dpsr's own node").on(here.probe.name());
+            elsewhere(roots, identity, &why)
+        }
         Ok(here) => {
             only_one(roots, identity, &here)?;
             Ok(identity.path().to_owned())
