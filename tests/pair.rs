@@ -4,6 +4,8 @@
 //! A new case is a new folder below `tests/integration/golden`, with `target` (major:minor) and
 //! `expected.txt`; `UPDATE_GOLDEN=1` writes the latter.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
