@@ -6,11 +6,13 @@
 //! map, `docs/FORMAT.md` the bytes on the disk.
 
 pub mod changes;
+pub mod config;
 pub mod copy;
 pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod pair;
 pub mod progress;
 pub mod store;
 pub mod sync;

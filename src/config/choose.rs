@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Finds, reads and writes the records of pairs.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::record::PairConfig;
+use crate::error::{Error, Kind, Result};
+
+/// Whether a pair may have this name: 1 to 64 of `A-Z a-z 0-9 _ . -`, not starting with a dot.
+pub fn valid_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(fits) && !name.starts_with('.')
+}
+
+fn file_of(dir: &Path, name: &str) -> Result<PathBuf> {
+    if !valid_name(name) {
+        let why = "a pair's name is 1 to 64 letters, digits, '_', '.' or '-', and does not start with a dot";
+        return Err(Error::new(Kind::Usage, "naming a pair", why).on(format!("{name:?}")));
+    }
+    Ok(dir.join(format!("{name}.toml")))
+}
+
+/// Reads the record of the pair `name`.
+pub fn load(dir: &Path, name: &str) -> Result<PairConfig> {
+    let path = file_of(dir, name)?;
+    let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, name, &error))?;
+    let config: PairConfig = toml::from_str(&text).map_err(|error| malformed(&path, &text, &error))?;
+    if config.name != name {
+        let why = format!("it says it belongs to the pair {:?}", config.name);
+        return Err(Error::new(Kind::Usage, "reading", why).on(path.display().to_string()));
+    }
+    Ok(config)
+}
+
+fn unreadable(path: &Path, name: &str, error: &io::Error) -> Error {
+    let shown = path.display().to_string();
+    if error.kind() == io::ErrorKind::NotFound {
+        let why = format!("there is no pair {name:?}");
+        return Error::new(Kind::NotFound, "reading", why).on(shown).next("make it with dpsr init");
+    }
+    Error::new(Kind::Internal, "reading", error.to_string()).on(shown)
+}
+
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let why = error.message().replace('\n', " ");
+    Error::new(Kind::Usage, "reading", why).on(format!("{}:{line}", path.display()))
+}
+
+/// Writes the record so that a crash leaves either the old or the new one, whole.
+pub fn save(dir: &Path, config: &PairConfig) -> Result<()> {
+    let path = file_of(dir, &config.name)?;
+    let text = toml::to_string(config);
+    let text =
+        text.map_err(|error| Error::new(Kind::Internal, "recording the pair in", error.to_string()))?;
+    replace(dir, &path, text.as_bytes()).map_err(|error| {
+        Error::new(Kind::Internal, "recording the pair in", error.to_string())
+            .on(path.display().to_string())
+            .left("the record is as it was")
+    })
+}
+
+/// The temporary file is made with mode 0600 and keeps it.
+fn replace(dir: &Path, path: &Path, data: &[u8]) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    let mut file = tempfile::Builder::new().prefix(".pair-").tempfile_in(dir)?;
+    file.write_all(data)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// The names of all pairs, sorted; a directory that does not exist holds none.
+pub fn list(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let stems = names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned));
+    let mut pairs: Vec<_> = stems.filter(|name| valid_name(name)).collect();
+    pairs.sort();
+    pairs
+}
+
+/// The pair the user named, or the only one there is.
+pub fn choose(dir: &Path, name: Option<&str>) -> Result<PairConfig> {
+    if let Some(name) = name {
+        return load(dir, name);
+    }
+    let pairs = list(dir);
+    match &pairs[..] {
+        [only] => load(dir, only),
+        [] => Err(Error::new(Kind::NotFound, "choosing a pair from", "no pair is recorded there")
+            .on(dir.display().to_string())
+            .next("make one with dpsr init")),
+        several => {
+            Err(Error::new(Kind::Usage, "choosing a pair", format!("there are {}", several.join(", ")))
+                .next("name one with --pair"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{DpsrRecord, PrimaryRecord};
+    use super::*;
+    use crate::units::Bytes;
+    use std::os::unix::fs::PermissionsExt;
+    use uuid::Uuid;
+
+    fn sample(name: &str) -> PairConfig {
+        PairConfig {
+            name: name.into(),
+            id: Uuid::from_u128(1),
+            leave_out: vec!["1234abcd-05".into()],
+            group: vec![],
+            history: Some(Bytes(1 << 30)),
+            primary: PrimaryRecord {
+                path: "/dev/sda".into(),
+                size: Bytes(1 << 40),
+                block: Bytes(512),
+                serial: Some("S1".into()),
+                wwn: None,
+                table: Some("1234abcd".into()),
+            },
+            dpsr: DpsrRecord {
+                path: "/dev/sdb".into(),
+                size: Bytes(1 << 41),
+                serial: None,
+                wwn: Some("eui.1".into()),
+                disk_guid: Uuid::from_u128(2),
+                store: Uuid::from_u128(3),
+                inode: None,
+            },
+        }
+    }
+
+    #[test]
+    fn reads_back_and_is_private() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("etc/dpsr");
+        save(&dir, &sample("system")).unwrap();
+        assert_eq!(choose(&dir, None).unwrap(), sample("system"));
+        let mode = fs::metadata(dir.join("system.toml")).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, list(&dir)), (0o600, vec!["system".to_owned()]));
+        insta::assert_snapshot!(fs::read_to_string(dir.join("system.toml")).unwrap());
+        save(&dir, &sample("two")).unwrap();
+        insta::assert_snapshot!(choose(&dir, None).unwrap_err(), @"choosing a pair: there are system, two; name one with --pair");
+    }
+
+    #[test]
+    fn mistakes_are_shown_with_their_line() {
+        let root = tempfile::tempdir().unwrap();
+        let told = |error: Error| error.to_string().replace(root.path().to_str().unwrap(), "/etc/dpsr");
+        insta::assert_snapshot!(told(choose(root.path(), None).unwrap_err()), @"choosing a pair from /etc/dpsr: no pair is recorded there; make one with dpsr init");
+        insta::assert_snapshot!(told(load(root.path(), "x").unwrap_err()), @r#"reading /etc/dpsr/x.toml: there is no pair "x"; make it with dpsr init"#);
+        insta::assert_snapshot!(told(load(root.path(), "../x").unwrap_err()), @r#"naming a pair "../x": a pair's name is 1 to 64 letters, digits, '_', '.' or '-', and does not start with a dot"#);
+        fs::write(root.path().join("bad.toml"), "name = \"bad\"\nleft_out = []\n").unwrap();
+        insta::assert_snapshot!(told(load(root.path(), "bad").unwrap_err()), @"reading /etc/dpsr/bad.toml:2: unknown field `left_out`, expected one of `name`, `id`, `leave_out`, `group`, `history`, `primary`, `dpsr`");
+        save(root.path(), &sample("a")).unwrap();
+        fs::rename(root.path().join("a.toml"), root.path().join("b.toml")).unwrap();
+        insta::assert_snapshot!(told(load(root.path(), "b").unwrap_err()), @r#"reading /etc/dpsr/b.toml: it says it belongs to the pair "a""#);
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The record of a pair: `<config-dir>/<pair>.toml`.
+//!
+//! It says which two disks belong together and how to prove it, and what the user decided. It is written
+//! by `init` and may be edited by hand; unknown keys are errors, so that a typing mistake is not ignored.
+
+mod choose;
+mod record;
+
+pub use choose::{choose, list, load, save, valid_name};
+pub use record::{DEFAULT_PAIR, DpsrRecord, PairConfig, PrimaryRecord};

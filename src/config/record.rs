@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The shape of a pair's record.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::units::Bytes;
+
+/// The name of a pair where the user gives none.
+pub const DEFAULT_PAIR: &str = "system";
+
+/// Everything recorded of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairConfig {
+    /// The pair's name; also the name of its file.
+    pub name: String,
+    /// The pair's identity, also in the store.
+    pub id: Uuid,
+    /// The volumes that are not copied, by id.
+    #[serde(default)]
+    pub leave_out: Vec<String>,
+    /// Volumes that move together with the root, besides those dpsr knows of, by id.
+    #[serde(default)]
+    pub group: Vec<String>,
+    /// How many bytes history may take; absent for all there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Bytes>,
+    /// The disk that is copied.
+    pub primary: PrimaryRecord,
+    /// The disk that holds the copy.
+    pub dpsr: DpsrRecord,
+}
+
+/// What identifies the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrimaryRecord {
+    /// Where it was found; a hint only, names may move.
+    pub path: PathBuf,
+    /// Its exact size in bytes.
+    pub size: Bytes,
+    /// Its logical block size in bytes.
+    pub block: Bytes,
+    /// Its serial number, if it reports one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Its world-wide name, if it reports one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<String>,
+    /// The GPT disk GUID or MBR signature; absent where there is no table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+}
+
+/// What identifies the DPSR disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpsrRecord {
+    /// Where it was found; a hint only, names may move.
+    pub path: PathBuf,
+    /// Its exact size in bytes.
+    pub size: Bytes,
+    /// Its serial number, if it reports one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Its world-wide name, if it reports one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<String>,
+    /// Its GPT disk GUID.
+    pub disk_guid: Uuid,
+    /// The GPT unique GUID of the store partition.
+    pub store: Uuid,
+    /// The inode of the image file, or of the file behind a loop device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+}

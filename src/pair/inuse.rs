@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who is using an endpoint, so that nobody's disk is taken from under them.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::chain::running_root_chain;
+use super::mounts::{mounts, swaps};
+use super::probe::{Kind, Probe};
+use super::sysfs::{BlockNode, Roots};
+
+/// One reason why an endpoint may not be overwritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A filesystem on it is mounted.
+    Mounted {
+        /// The mounted device.
+        device: String,
+        /// The mount point.
+        at: String,
+    },
+    /// It is swap space in use.
+    Swap {
+        /// The swap device.
+        device: String,
+    },
+    /// Another block device is built on it.
+    Held {
+        /// The device that is held.
+        device: String,
+        /// The device built on it.
+        by: String,
+        /// Whether the holder is dpsr's own device-mapper node.
+        ours: bool,
+    },
+    /// A loop device is backed by it.
+    Loop {
+        /// The loop device.
+        device: String,
+    },
+    /// The running system's root lies on it.
+    Root {
+        /// The device that is part of the root's chain.
+        device: String,
+    },
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted { device, at } => write!(f, "{device} is mounted at {at}"),
+            Self::Swap { device } => write!(f, "{device} is in use as swap"),
+            Self::Held { device, by, .. } => write!(f, "{device} is held by {by}"),
+            Self::Loop { device } => write!(f, "it backs the loop device {device}"),
+            Self::Root { device } => write!(f, "the running system's root lies on {device}"),
+        }
+    }
+}
+
+/// Every use of the endpoint or of a partition on it, in a stable order.
+pub fn in_use(roots: &Roots, probe: &Probe) -> Vec<Use> {
+    match (probe.kind, probe.node(roots)) {
+        (Kind::Block, Some(node)) => device_uses(roots, &node),
+        _ => file_uses(roots, probe),
+    }
+}
+
+/// The uses of a block device: of itself, and of every partition the kernel knows on it.
+pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
+    let mut members = vec![node.clone()];
+    members.extend(node.partitions());
+    let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
+    let mut uses = Vec::new();
+    for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
+        uses.push(Use::Mounted { device: mount.node.label(), at: mount.at });
+    }
+    uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
+    for member in &members {
+        uses.extend(member.holders().iter().map(|holder| held(member, holder)));
+    }
+    let chain = running_root_chain(roots);
+    uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
+    uses.dedup();
+    uses
+}
+
+fn held(member: &BlockNode, holder: &BlockNode) -> Use {
+    Use::Held { device: member.label(), by: holder.label(), ours: holder.is_ours() }
+}
+
+fn file_uses(roots: &Roots, probe: &Probe) -> Vec<Use> {
+    let loops = roots.all().into_iter().filter(|node| backing_inode(node) == probe.inode);
+    loops.map(|node| Use::Loop { device: node.label() }).collect()
+}
+
+/// Device and inode of the file behind a loop device.
+pub(super) fn backing_inode(node: &BlockNode) -> Option<(u64, u64)> {
+    let meta = fs::metadata(node.backing_file()?).ok()?;
+    Some((meta.dev(), meta.ino()))
+}

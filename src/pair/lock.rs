@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Keeps two runs of dpsr off the same DPSR disk, and says who holds it.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{fstat, major, minor};
+
+use super::sysfs::Roots;
+use crate::disk::ReadDisk;
+use crate::error::{Error, Kind, Result};
+
+/// udev locks a block device for a moment while it probes it; nobody else's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a disk is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Several readers at a time.
+    Shared,
+    /// One writer alone.
+    Exclusive,
+}
+
+/// A held lock; given back when dropped.
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<OwnedFd>);
+
+/// Locks an open disk with flock(2), or says which process holds it. A disk in memory has nothing to lock.
+pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Lock>> {
+    let Some(descriptor) = disk.descriptor() else { return Ok(None) };
+    let owned = descriptor.try_clone_to_owned();
+    let mut owned = owned.map_err(|error| Error::device("locking", disk.name(), &error))?;
+    let how = match mode {
+        Mode::Shared => FlockArg::LockSharedNonblock,
+        Mode::Exclusive => FlockArg::LockExclusiveNonblock,
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let holder = match Flock::lock(owned, how) {
+            Ok(lock) => return Ok(Some(Lock(lock))),
+            Err((back, Errno::EWOULDBLOCK)) => {
+                owned = back;
+                holder(roots, &owned)
+            }
+            Err((_, error)) => return Err(Error::device("locking", disk.name(), &error.into())),
+        };
+        if Instant::now() >= until || !holder.as_ref().is_none_or(|holder| holder.contains("udev")) {
+            return Err(busy(disk, holder));
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn busy(disk: &dyn ReadDisk, holder: Option<String>) -> Error {
+    let why =
+        holder.map_or("another process has locked it".to_owned(), |holder| format!("{holder} has locked it"));
+    Error::new(Kind::Busy, "locking", why).on(disk.name()).next("wait until it has ended")
+}
+
+/// A lock in `/proc/locks`: number, FLOCK, ADVISORY, READ or WRITE, pid, major:minor:inode (major and minor
+/// in hex), start, end. (proc_locks(5))
+fn holder(roots: &Roots, file: impl AsFd) -> Option<String> {
+    let stat = fstat(file).ok()?;
+    let wanted = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+    let text = fs::read_to_string(roots.proc.join("locks")).ok()?;
+    let pid = text.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&wanted.as_str()))
+            .then(|| fields[4].to_owned())
+    })?;
+    let command = fs::read(roots.proc.join(&pid).join("cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+    Some(if command.is_empty() { format!("process {pid}") } else { format!("process {pid} ({command})") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::file::{Access, FileDisk};
+
+    #[test]
+    fn the_holder_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let open = || FileDisk::open(file.path(), Access::Read).unwrap();
+        let (first, second) = (open(), open());
+        let roots = Roots::default();
+        let held = lock(&roots, &first, Mode::Shared).unwrap();
+        assert!(lock(&roots, &second, Mode::Shared).is_ok());
+        let error = lock(&roots, &second, Mode::Exclusive).err().unwrap();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
+        drop(held);
+        assert!(lock(&roots, &second, Mode::Exclusive).is_ok());
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Turns the record of a pair into two open, proven, locked disks.
+//!
+//! The proof is made on the very descriptors that are handed out: size, serial number or WWN, inode, the
+//! GUIDs of disk and store, the identity of the primary's table. Names decide nothing.
+
+use super::inuse::{Use, in_use};
+use super::layout::FoundStore;
+use super::lock::{Lock, Mode, lock};
+use super::probe::{Kind as Endpoint, Probe};
+use super::proof::{self, Identity, Proven};
+use super::scan::locate;
+use super::sysfs::Roots;
+use super::table::Table;
+use crate::config::PairConfig;
+use crate::disk::file::{Access, FileDisk};
+use crate::error::{Error, Kind, Result};
+
+/// How the primary is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrimaryUse {
+    /// Nobody else may use it meanwhile.
+    Offline,
+    /// It is in use; a snapshot makes the reads consistent.
+    Live,
+}
+
+/// The primary, proven; it can only be read.
+pub struct Primary {
+    /// The open disk.
+    pub disk: FileDisk,
+    /// What it is.
+    pub probe: Probe,
+    /// How it is divided now.
+    pub table: Table,
+    _lock: Option<Lock>,
+}
+
+/// The DPSR disk, proven and locked.
+pub struct Dpsr {
+    /// The open disk.
+    pub disk: FileDisk,
+    /// What it is.
+    pub probe: Probe,
+    /// Where the store lies on it.
+    pub store: FoundStore,
+    _lock: Option<Lock>,
+}
+
+/// Two disks that were proven to belong together.
+pub struct Pair {
+    /// The record the proof was made against.
+    pub config: PairConfig,
+    /// The disk that is copied.
+    pub primary: Primary,
+    /// The disk that holds the copy.
+    pub dpsr: Dpsr,
+}
+
+/// Opens and proves both disks; the DPSR disk for writing, with the exclusive lock.
+pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Result<Pair> {
+    let dpsr = open_store_only(roots, config, Mode::Exclusive)?;
+    let primary = open_primary(roots, config, primary)?;
+    if primary.probe.same_storage(&dpsr.probe) {
+        let why = format!("{} is the same disk", dpsr.probe.name());
+        return Err(Error::new(Kind::Refused, "opening the primary", why).on(primary.probe.name()));
+    }
+    Ok(Pair { config: config.clone(), primary, dpsr })
+}
+
+/// Opens and proves the primary alone, for reading only.
+pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Result<Primary> {
+    let path = locate(roots, &config.primary)?;
+    let access = match how {
+        PrimaryUse::Offline => Access::ReadExclusive,
+        PrimaryUse::Live => Access::Read,
+    };
+    if how == PrimaryUse::Offline {
+        refuse_uses(roots, &config.primary, &Probe::open(roots, &path)?, |_| true)?;
+    }
+    let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, &path, access)?;
+    let held = match probe.kind {
+        Endpoint::File => lock(roots, &disk, Mode::Shared)?,
+        Endpoint::Block => None,
+    };
+    Ok(Primary { disk, probe, table: evidence, _lock: held })
+}
+
+/// Opens and proves the DPSR disk alone, for the verbs that need no primary. `Exclusive` opens it for
+/// writing.
+pub fn open_store_only(roots: &Roots, config: &PairConfig, mode: Mode) -> Result<Dpsr> {
+    let path = locate(roots, &config.dpsr)?;
+    if mode == Mode::Exclusive {
+        refuse_uses(roots, &config.dpsr, &Probe::open(roots, &path)?, |usage| {
+            !matches!(usage, Use::Held { ours: true, .. })
+        })?;
+    }
+    let access = if mode == Mode::Exclusive { Access::Write } else { Access::Read };
+    // Locked first through a descriptor for reading: the claim of a writer would say only "busy".
+    let _first = lock(roots, &FileDisk::open(&path, Access::Read)?, mode)?;
+    drop(_first);
+    let Proven { disk, probe, evidence } = proof::open(roots, &config.dpsr, &path, access)?;
+    let held = lock(roots, &disk, mode)?;
+    Ok(Dpsr { disk, probe, store: evidence, _lock: held })
+}
+
+fn refuse_uses<I: Identity>(
+    roots: &Roots,
+    identity: &I,
+    probe: &Probe,
+    matters: impl Fn(&Use) -> bool,
+) -> Result<()> {
+    match in_use(roots, probe).iter().find(|usage| matters(usage)) {
+        Some(usage) => {
+            Err(Error::new(Kind::Refused, format!("opening {}", identity.role()), usage.to_string())
+                .on(probe.name())
+                .left("nothing was written")
+                .next("stop that use first"))
+        }
+        None => Ok(()),
+    }
+}

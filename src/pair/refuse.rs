@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why `init` does not take a disk. Every refusal says what would have to change.
+
+use super::chain::{chain_of, chain_under_file};
+use super::empty::Found;
+use super::inuse::Use;
+use super::plan::Sizes;
+use super::probe::{Kind as Endpoint, Probe};
+use super::sysfs::Roots;
+use super::volumes::{Volume, Volumes};
+use crate::error::{Error, Kind, Result};
+use crate::units::{Bytes, MIB};
+
+/// Everything the refusals look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The disk to be copied.
+    pub primary: &'a Probe,
+    /// The disk to become the DPSR disk.
+    pub dpsr: &'a Probe,
+    /// Who uses the target.
+    pub uses: &'a [Use],
+    /// What is on the target.
+    pub found: &'a Found,
+    /// The other pair recorded on this machine whose DPSR disk the target is.
+    pub owner: Option<&'a str>,
+    /// Whether the user said that what is on it may go.
+    pub wipe: bool,
+}
+
+fn refuse(target: &Target<'_>, why: impl Into<String>) -> Error {
+    let doing = "preparing the DPSR disk";
+    Error::new(Kind::Refused, doing, why).on(target.dpsr.name()).left("nothing was written")
+}
+
+/// Refuses a target that must not become this primary's DPSR disk.
+pub fn check_target(roots: &Roots, target: &Target<'_>) -> Result<()> {
+    for endpoint in [target.primary, target.dpsr] {
+        if let Some(number) = endpoint.node(roots).and_then(|node| node.partition()) {
+            let why = format!("{} is only partition {number} of a disk", endpoint.name());
+            return Err(refuse(target, why).next("name the whole disk"));
+        }
+    }
+    if part_of_primary(roots, target) {
+        return Err(refuse(target, "it is part of the primary").next("name another disk"));
+    }
+    if let Some(usage) = target.uses.first() {
+        return Err(refuse(target, usage.to_string()).next("stop that use first, or name another disk"));
+    }
+    check_content(target)?;
+    if target.primary.block < target.dpsr.block {
+        let (small, large) = (target.primary.block.0, target.dpsr.block.0);
+        let why = format!("its blocks have {large} bytes, and those of the primary only {small}");
+        return Err(refuse(target, why).next(format!("use a disk with logical blocks of {small} bytes")));
+    }
+    Ok(())
+}
+
+fn check_content(target: &Target<'_>) -> Result<()> {
+    if let Some(owner) = target.owner {
+        let why = format!("it is the DPSR disk of the pair {owner:?}");
+        return Err(refuse(target, why).next("remove that pair first, or name another disk"));
+    }
+    if target.wipe {
+        return Ok(());
+    }
+    if let Some(store) = &target.found.store {
+        let why = format!("it is the DPSR disk of another pair (disk GUID {})", store.disk);
+        return Err(refuse(target, why).next("--wipe gives that copy and all its history up"));
+    }
+    match &target.found.things[..] {
+        [] => Ok(()),
+        things => {
+            Err(refuse(target, format!("it is not empty: {}", things.join(", ")))
+                .next("--wipe gives that up"))
+        }
+    }
+}
+
+fn part_of_primary(roots: &Roots, target: &Target<'_>) -> bool {
+    let (primary, dpsr) = (target.primary, target.dpsr);
+    let Some(disk) = primary.node(roots).map(|node| node.disk().number) else {
+        return primary.same_storage(dpsr);
+    };
+    let under = match (dpsr.kind, dpsr.node(roots)) {
+        (Endpoint::Block, Some(node)) => super::chain::chain_of_node(roots, node),
+        _ => chain_under_file(roots, &dpsr.canonical),
+    };
+    primary.same_storage(dpsr) || under.iter().any(|node| node.number == disk)
+}
+
+/// Whether the primary is the disk the running system's root lies on.
+pub fn is_running_root(roots: &Roots, primary: &Probe) -> bool {
+    chain_of(roots, "/").iter().any(|node| Some(node.number) == primary.number)
+}
+
+/// Refuses a disk on which the copy does not fit, and says what to leave out.
+pub fn check_room(target: &Target<'_>, volumes: &Volumes, sizes: &Sizes) -> Result<()> {
+    let missing = sizes.needed_min.saturating_sub(sizes.store);
+    if missing == Bytes::ZERO {
+        return Ok(());
+    }
+    let why = format!(
+        "it has room for {}, and the copy needs {}: {} are missing",
+        sizes.store,
+        sizes.needed_min,
+        missing.round_up(MIB)
+    );
+    let names: Vec<_> = to_leave_out(volumes, missing).into_iter().map(|v| v.number.to_string()).collect();
+    let next = match names[..] {
+        [] => "use a larger disk".to_owned(),
+        _ => format!("leave out more with --leave-out {}, or use a larger disk", names.join(" --leave-out ")),
+    };
+    let doing = "preparing the DPSR disk";
+    Err(Error::new(Kind::NoRoom, doing, why).on(target.dpsr.name()).left("nothing was written").next(next))
+}
+
+/// The smallest single partition that makes enough room, else the largest ones together; empty where even
+/// all of them are not enough. What the system boots from is never proposed.
+fn to_leave_out(volumes: &Volumes, missing: Bytes) -> Vec<&Volume> {
+    let length = |volume: &Volume| volume.range.end - volume.range.start;
+    let mut optional: Vec<_> = volumes.iter().filter(|v| !v.group && !v.left_out).collect();
+    optional.sort_by_key(|volume| length(volume));
+    if let Some(one) = optional.iter().find(|volume| length(volume) >= missing) {
+        return vec![one];
+    }
+    let mut chosen = Vec::new();
+    let mut room = Bytes::ZERO;
+    for volume in optional.into_iter().rev() {
+        chosen.push(volume);
+        room += length(volume);
+        if room >= missing {
+            return chosen;
+        }
+    }
+    Vec::new()
+}
+
+/// Whether what the user typed is the target's ID.
+pub fn check_confirmation(dpsr: &Probe, given: &str) -> Result<()> {
+    if given.trim() == dpsr.id() {
+        return Ok(());
+    }
+    let why = format!("{:?} is not its {}", given.trim(), dpsr.id_kind());
+    Err(Error::new(Kind::Refused, "preparing the DPSR disk", why)
+        .on(dpsr.name())
+        .left("nothing was written")
+        .next("the plan shows the ID to confirm with"))
+}

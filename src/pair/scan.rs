@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Finds the recorded disk under whatever name it has now, and refuses to choose between clones.
+
+use std::path::{Path, PathBuf};
+
+use super::proof::{Identity, Proven, open};
+use super::sysfs::{BlockNode, Roots};
+use crate::disk::file::Access;
+use crate::error::{Error, Kind, Result};
+use crate::units::SECTOR;
+
+/// Where the recorded disk is now. The recorded path is only the first guess; identity decides. Where links
+/// lead to dpsr's own device-mapper node over the disk, the disk itself is meant.
+pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf> {
+    match open(roots, identity, identity.path(), Access::Read) {
+        Ok(here) if here.probe.node(roots).is_some_and(|node| node.is_ours()) => {
+            let why = Error::new(Kind::Refused, "opening", "it is dpsr's own node").on(here.probe.name());
+            elsewhere(roots, identity, &why)
+        }
+        Ok(here) => {
+            only_one(roots, identity, &here)?;
+            Ok(identity.path().to_owned())
+        }
+        Err(found) => elsewhere(roots, identity, &found),
+    }
+}
+
+/// Without a serial number or an inode, a second disk with the same GUID cannot be told from the first.
+fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>) -> Result<()> {
+    let Some(node) = here.probe.node(roots) else { return Ok(()) };
+    let (serial, wwn) = identity.names();
+    let named = serial.is_some() && here.probe.serial.is_some() || wwn.is_some() && here.probe.wwn.is_some();
+    if named || identity.inode().is_some() {
+        return Ok(());
+    }
+    match candidates(roots, identity).into_iter().find(|other| !related(&node, other)) {
+        Some(other) => Err(clones(identity, identity.path(), &other.path())),
+        None => Ok(()),
+    }
+}
+
+fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: &Error) -> Result<PathBuf> {
+    let mut candidates = candidates(roots, identity);
+    let all = candidates.clone();
+    candidates.retain(|node| !all.iter().any(|top| is_multipath(top) && built_on(top, node)));
+    match &candidates[..] {
+        [only] => Ok(only.path()),
+        [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
+        [] => {
+            let why = format!("{found}; no other disk is the recorded one");
+            Err(Error::new(Kind::Refused, format!("looking for {}", identity.role()), why)
+                .left("nothing was written")
+                .next("attach the disk, or run dpsr init for the new one"))
+        }
+    }
+}
+
+fn clones<I: Identity>(identity: &I, first: &Path, second: &Path) -> Error {
+    let why = format!("{} and {} both carry its identity", first.display(), second.display());
+    Error::new(Kind::Refused, format!("looking for {}", identity.role()), why)
+        .left("nothing was written")
+        .next("detach the one that is a copy")
+}
+
+/// Every disk that passes the proof. Only disks of the recorded size are opened, so that no other one is
+/// woken up.
+fn candidates<I: Identity>(roots: &Roots, identity: &I) -> Vec<BlockNode> {
+    let sectors = (identity.size().0 / SECTOR).to_string();
+    let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
+    let proves = |node: &BlockNode| open(roots, identity, &node.path(), Access::Read).is_ok();
+    roots.all().into_iter().filter(|node| fits(node) && proves(node)).collect()
+}
+
+fn is_multipath(node: &BlockNode) -> bool {
+    node.attr("dm/uuid").is_some_and(|uuid| uuid.starts_with("mpath-"))
+}
+
+fn built_on(top: &BlockNode, below: &BlockNode) -> bool {
+    top.slaves().iter().any(|slave| slave.number == below.number || built_on(slave, below))
+}
+
+fn related(one: &BlockNode, other: &BlockNode) -> bool {
+    one.number == other.number || built_on(one, other) || built_on(other, one)
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Serial number, WWN and model of a disk: what the kernel read from it first, the udev database last.
+//!
+//! The order is the same in every run, so a recorded value compares equal later even where udev is absent.
+
+use std::ffi::OsStr;
+
+use super::sysfs::{BlockNode, Roots};
+
+/// What a disk says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub serial: Option<String>,
+    pub wwn: Option<String>,
+    pub model: Option<String>,
+}
+
+/// The names of the whole disk `node` belongs to.
+pub(super) fn names(roots: &Roots, node: &BlockNode) -> Names {
+    let disk = node.disk();
+    let first = |attrs: &[&str]| attrs.iter().find_map(|attr| disk.attr(attr));
+    let udev = |keys: &[&str]| if roots.is_live() { from_udev(&disk, keys) } else { None };
+    Names {
+        serial: first(&["serial", "device/serial"])
+            .or_else(|| unit_serial(&disk.bytes("device/vpd_pg80")?))
+            .or_else(|| udev(&["ID_SERIAL_SHORT", "ID_SCSI_SERIAL"])),
+        wwn: first(&["wwid", "device/wwid", "dm/uuid", "md/uuid"])
+            .or_else(|| udev(&["ID_WWN_WITH_EXTENSION", "ID_WWN", "MD_UUID"])),
+        model: first(&["device/model", "device/name"]),
+    }
+}
+
+/// SCSI vital product data page 0x80: a four-byte header, the last of it the length, then ASCII.
+/// (SPC-4, 7.8.15)
+fn unit_serial(page: &[u8]) -> Option<String> {
+    let length = usize::from(*page.get(3)?);
+    let text = String::from_utf8_lossy(page.get(4..)?.get(..length)?).trim().to_owned();
+    (!text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')).then_some(text)
+}
+
+fn from_udev(disk: &BlockNode, keys: &[&str]) -> Option<String> {
+    let number = nix::sys::stat::makedev(disk.number.major, disk.number.minor);
+    let device = udev::Device::from_devnum(udev::DeviceType::Block, number).ok()?;
+    let value = |key: &&str| device.property_value(key).and_then(OsStr::to_str).map(str::to_owned);
+    keys.iter().find_map(value).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vital_product_data() {
+        assert_eq!(unit_serial(b"\0\x80\0\x08  S2X7A "), Some("S2X7A".into()));
+        assert_eq!(unit_serial(b"\0\x80\0\x20short"), None);
+        assert_eq!(unit_serial(b"\0"), None);
+    }
+}

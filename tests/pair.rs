@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who uses a disk, told from golden trees of sysfs and procfs; and pairs of loop devices.
+//!
+//! A new case is a new folder below `tests/integration/golden`, with `target` (major:minor) and
+//! `expected.txt`; `UPDATE_GOLDEN=1` writes the latter.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dpsr::config::{DpsrRecord, PairConfig, PrimaryRecord};
+use dpsr::disk::ReadDisk;
+use dpsr::disk::file::{Access, FileDisk};
+use dpsr::error::Kind;
+use dpsr::pair::chain::running_root_chain;
+use dpsr::pair::empty::emptiness;
+use dpsr::pair::inuse::{device_uses, in_use};
+use dpsr::pair::layout::{DpsrLayout, Guids, write_gpt};
+use dpsr::pair::lock::Mode;
+use dpsr::pair::open::{PrimaryUse, discover, open_store_only};
+use dpsr::pair::probe::Probe;
+use dpsr::pair::sysfs::{DevNum, Roots};
+use dpsr::pair::table::Table;
+use dpsr::pair::wipe::wipe_signatures;
+use dpsr::units::{Bytes, MIB};
+use uuid::Uuid;
+
+fn told(case: &Path) -> String {
+    let roots = Roots { sys: case.join("sys"), proc: case.join("proc"), dev: case.join("dev") };
+    let target = fs::read_to_string(case.join("target")).unwrap();
+    let node = roots.node(DevNum::parse(target.trim()).unwrap()).unwrap();
+    let mut text = format!("{} on disk {}\n", node.label(), node.disk().label());
+    device_uses(&roots, &node).iter().for_each(|usage| writeln!(text, "use: {usage} {usage:?}").unwrap());
+    let chain: Vec<_> = running_root_chain(&roots).iter().map(|node| node.label()).collect();
+    writeln!(text, "root: {}", chain.join(", ")).unwrap();
+    text
+}
+
+#[test]
+fn golden_trees() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/golden");
+    let mut cases: Vec<_> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    for case in cases {
+        let (text, file) = (told(&case), case.join("expected.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&file).unwrap_or_default(), "{}", case.display());
+    }
+}
+
+/// A loop device over a file; detached when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let run = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(run.stdout).ok()?;
+        let attached = run.status.success().then(|| Self(name.trim().into()));
+        if attached.is_none() {
+            eprintln!("SKIPPED: no loop device can be attached here");
+        }
+        attached
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup").arg("--detach").arg(&self.0).status();
+        assert!(detached.is_ok_and(|status| status.success()), "{} stays attached", self.0.display());
+    }
+}
+
+fn image(dir: &Path, name: &str, mib: u64) -> PathBuf {
+    let path = dir.join(name);
+    fs::File::create(&path).unwrap().set_len(mib * MIB).unwrap();
+    path
+}
+
+/// Writes a DPSR table to `dpsr` and records the pair.
+fn make(primary: &Path, dpsr: &Path) -> PairConfig {
+    let roots = Roots::default();
+    let (first, second) = (Probe::open(&roots, primary).unwrap(), Probe::open(&roots, dpsr).unwrap());
+    let disk = FileDisk::open(dpsr, Access::Write).unwrap();
+    let layout = DpsrLayout::plan(disk.size(), second.block, false, false).unwrap();
+    let guids = Guids::random();
+    wipe_signatures(&disk, &layout).unwrap();
+    write_gpt(&disk, second.block, &layout, &guids).unwrap();
+    let table = Table::read(&FileDisk::open(primary, Access::Read).unwrap(), first.block).unwrap();
+    PairConfig {
+        name: "test".into(),
+        id: Uuid::new_v4(),
+        leave_out: vec![],
+        group: vec![],
+        history: None,
+        primary: PrimaryRecord {
+            path: primary.into(),
+            size: first.size,
+            block: first.block,
+            serial: first.serial,
+            wwn: first.wwn,
+            table: table.id(),
+        },
+        dpsr: DpsrRecord {
+            path: dpsr.into(),
+            size: second.size,
+            serial: second.serial,
+            wwn: second.wwn,
+            disk_guid: guids.disk,
+            store: guids.store,
+            inode: second.inode.map(|(_, inode)| inode),
+        },
+    }
+}
+
+#[test]
+fn files_make_a_pair_and_lock_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
+    let config = make(&primary, &dpsr);
+    let roots = Roots::default();
+    let pair = discover(&roots, &config, PrimaryUse::Offline).unwrap();
+    assert_eq!(pair.dpsr.store.range, Bytes(MIB)..Bytes(47 * MIB));
+    let error = open_store_only(&roots, &config, Mode::Shared).err().unwrap();
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    drop(pair);
+    open_store_only(&roots, &config, Mode::Shared).map(drop).unwrap();
+}
+
+#[test]
+fn another_file_under_the_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
+    let config = make(&primary, &dpsr);
+    fs::copy(&dpsr, dir.path().join("copy")).unwrap();
+    fs::rename(dir.path().join("copy"), &dpsr).unwrap();
+    let error = open_store_only(&Roots::default(), &config, Mode::Exclusive).err().unwrap();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("it is another file"), "{error}");
+    make(&primary, &dpsr);
+    let changed = PairConfig { dpsr: DpsrRecord { inode: None, ..config.dpsr }, ..config };
+    let error = open_store_only(&Roots::default(), &changed, Mode::Exclusive).err().unwrap();
+    assert!(error.to_string().contains("the store of another pair"), "{error}");
+}
+
+#[test]
+fn root_loop_names_may_swap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
+    let Some(first) = Loop::over(&dpsr) else { return };
+    let Some(other) = Loop::over(&image(dir.path(), "other", 48)) else { return };
+    let config = make(&primary, &first.0);
+    let swapped =
+        PairConfig { dpsr: DpsrRecord { path: other.0.clone(), ..config.dpsr.clone() }, ..config.clone() };
+    let found = open_store_only(&Roots::default(), &swapped, Mode::Exclusive).unwrap();
+    assert_eq!(found.probe.path, first.0);
+    drop(found);
+    drop(first);
+    let error = open_store_only(&Roots::default(), &swapped, Mode::Exclusive).err().unwrap();
+    assert!(error.to_string().contains("no other disk is the recorded one"), "{error}");
+}
+
+#[test]
+fn root_loop_clones_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
+    let Some(first) = Loop::over(&dpsr) else { return };
+    let mut config = make(&primary, &first.0);
+    config.dpsr.inode = None;
+    fs::copy(&dpsr, dir.path().join("clone")).unwrap();
+    let Some(second) = Loop::over(&dir.path().join("clone")) else { return };
+    let error = open_store_only(&Roots::default(), &config, Mode::Exclusive).err().unwrap();
+    assert_eq!(error.kind(), Kind::Refused);
+    for name in [&first.0, &second.0] {
+        assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn root_loop_backing_file_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = image(dir.path(), "file", 48);
+    let Some(device) = Loop::over(&file) else { return };
+    let roots = Roots::default();
+    let uses = in_use(&roots, &Probe::open(&roots, &file).unwrap());
+    assert_eq!(uses.len(), 1, "{uses:?}");
+    let (one, other) = (Probe::open(&roots, &file).unwrap(), Probe::open(&roots, &device.0).unwrap());
+    assert!(one.same_storage(&other));
+}
+
+#[test]
+fn probers_name_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = image(dir.path(), "file", 48);
+    let made = Command::new("mkfs.ext4").args(["-q", "-L", "hello"]).arg(&file).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED probers_name_what_is_there: there is no mkfs.ext4");
+    }
+    let disk = FileDisk::open(&file, Access::Read).unwrap();
+    let mut table = Table::read(&disk, Bytes(512)).unwrap();
+    table.probe_contents(&disk);
+    let whole = table.whole.unwrap();
+    assert_eq!((whole.fstype.as_str(), whole.label.as_deref()), ("ext4", Some("hello")));
+    let probe = Probe::open(&Roots::default(), &file).unwrap();
+    assert_eq!(emptiness(&probe, &disk).unwrap().things, ["ext4 on the whole disk"]);
+}
