@@ -8,7 +8,7 @@ use crate::changes::Source;
 use crate::changes::walk::{Step, Walk};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
-use crate::engine::{Batch, Engine, WriteId, Work};
+use crate::engine::{Batch, Engine, Work, WriteId};
 use crate::error::{Error, Result};
 use crate::format::digests::{DIGEST, PER_CHUNK};
 use crate::progress::Progress;
@@ -53,7 +53,12 @@ pub struct Filled {
 impl Filling<'_> {
     /// Copies everything; chunks below `done` hold a copy already and are only written where they differ.
     /// `mark` is called with the new `done` after each window is durable.
-    pub fn run(&self, engine: &mut Engine, done: u64, mut mark: impl FnMut(u64) -> Result<()>) -> Result<Filled> {
+    pub fn run(
+        &self,
+        engine: &mut Engine,
+        done: u64,
+        mut mark: impl FnMut(u64) -> Result<()>,
+    ) -> Result<Filled> {
         let mut filled = Filled::default();
         let mut first = 0;
         while first * PER_CHUNK < self.chunks {

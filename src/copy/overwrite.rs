@@ -2,15 +2,15 @@
 //! The second half of a sync: the changed pages go into the image, and their digests into the table.
 
 use crate::changes::Source;
-use crate::store::space::{Space, runs};
 use crate::disk::WriteDisk;
 use crate::engine::digest::DigestKey;
-use crate::engine::{Batch, WriteId, Work};
+use crate::engine::{Batch, Work, WriteId};
 use crate::error::{Error, Kind, Result};
 use crate::format::digests::PER_CHUNK;
 use crate::format::undo::Record;
 use crate::progress::Progress;
 use crate::store::contents::buffer;
+use crate::store::space::{Space, runs};
 use crate::store::table::TableChunk;
 use crate::store::undo::UndoReader;
 use crate::sys::buffer::Buffer;

@@ -5,14 +5,14 @@
 use std::ops::Range;
 
 use crate::changes::{ChangeSet, Source};
-use crate::store::space::{Space, runs};
 use crate::disk::WriteDisk;
 use crate::engine::digest::{Digest, DigestKey, DigestRoot};
-use crate::engine::{Batch, WriteId, Work};
+use crate::engine::{Batch, Work, WriteId};
 use crate::error::Result;
 use crate::format::digests::{self, PER_CHUNK};
 use crate::format::undo::{Layout, PER_AREA, Record};
 use crate::progress::Progress;
+use crate::store::space::{Space, runs};
 use crate::store::table::TableReader;
 use crate::store::undo::UndoWriter;
 use crate::units::{Bytes, CHUNK, Chunk, PAGE, PageMask};
@@ -81,7 +81,12 @@ pub struct Group {
 }
 
 impl SaveUndo<'_> {
-    fn record(&mut self, chunk: Chunk, old: &[u8; CHUNK as usize], new: &[u8; CHUNK as usize]) -> Result<Record> {
+    fn record(
+        &mut self,
+        chunk: Chunk,
+        old: &[u8; CHUNK as usize],
+        new: &[u8; CHUNK as usize],
+    ) -> Result<Record> {
         let old_crc = crc32c::crc32c(old);
         if chunk >= digests::BASE {
             return Ok(Record { old_crc, new_crc: 0, mask: self.table_mask(chunk) });

@@ -33,7 +33,11 @@ pub fn needed(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> Vec<Range
     }
     needed.push(next..geometry.extents_for(disk));
     let narrow = |n: u64| u32::try_from(n).expect("an image has fewer extents than 2^32");
-    needed.into_iter().filter(|range| range.start < range.end).map(|r| narrow(r.start)..narrow(r.end)).collect()
+    needed
+        .into_iter()
+        .filter(|range| range.start < range.end)
+        .map(|r| narrow(r.start)..narrow(r.end))
+        .collect()
 }
 
 /// How many extents an image with these volumes takes.
@@ -43,7 +47,12 @@ pub fn needed_count(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> u64
 
 /// A map for `volumes` that keeps every extent `old` already has, and the runs that are new in it; `None`
 /// if `free` runs out. Nothing of `free` is given back then, so the caller works on a copy.
-pub fn follow(old: &Map, volumes: Vec<Volume>, geometry: &Geometry, free: &mut Free) -> Option<(Map, Vec<Run>)> {
+pub fn follow(
+    old: &Map,
+    volumes: Vec<Volume>,
+    geometry: &Geometry,
+    free: &mut Free,
+) -> Option<(Map, Vec<Run>)> {
     let (mut runs, mut fresh) = (Vec::new(), Vec::new());
     for range in needed(&volumes, old.disk, geometry) {
         let mut at = range.start;
@@ -117,7 +126,8 @@ mod tests {
         let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
         assert_eq!(geometry.extent, Bytes(256 * KIB));
         let e = geometry.extent.0;
-        let runs = vec![Run { at: 0, extent: Extent(5), count: 2 }, Run { at: 6, extent: Extent(7), count: 4 }];
+        let runs =
+            vec![Run { at: 0, extent: Extent(5), count: 2 }, Run { at: 6, extent: Extent(7), count: 4 }];
         let old = Map {
             id: 1,
             disk: Bytes(10 * e),

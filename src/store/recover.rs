@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::store::space::Space;
 use crate::disk::WriteDisk;
-use crate::engine::{Batch, Disks, Engine, Shape, WriteId, Work};
+use crate::engine::{Batch, Disks, Engine, Shape, Work, WriteId};
 use crate::error::{Error, Result};
 use crate::format::superblock::State;
 use crate::format::undo::{Layout, Record};
 use crate::store::contents;
+use crate::store::space::Space;
 use crate::store::undo::UndoReader;
 use crate::store::write::Store;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
@@ -51,7 +51,16 @@ fn pass(disk: &Arc<dyn WriteDisk>, reader: &UndoReader, space: &Space, write: bo
     let mut engine = Engine::new(disks, Shape::default())?;
     let next_area = 0;
     let loaded = Vec::new().into_iter();
-    engine.run_to_end(&mut PutBack { disk: disk.as_ref(), reader, space, target, write, next_area, loaded, entry: 0 })
+    engine.run_to_end(&mut PutBack {
+        disk: disk.as_ref(),
+        reader,
+        space,
+        target,
+        write,
+        next_area,
+        loaded,
+        entry: 0,
+    })
 }
 
 struct PutBack<'a> {

@@ -44,6 +44,12 @@ fn drop_oldest(index: &mut Index) -> Option<Generation> {
     Some(dropped.generation)
 }
 
+/// Extents that undo stores take.
+fn history(index: &Index) -> u64 {
+    let stores = index.generations.iter().filter_map(|record| record.undo.as_ref());
+    stores.map(|undo| extents(&undo.runs)).sum()
+}
+
 /// What a sync asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
@@ -61,16 +67,24 @@ impl Need {
     }
 }
 
-/// Makes room for `need` by dropping the oldest generations, each batch of them in a flip of its own that
+/// Makes room for `need`, and keeps history within `limit`, by dropping the oldest generations, each batch of them in a flip of its own that
 /// is finished before its extents are reused. Returns the generations that went.
-pub fn make(store: &mut Store, need: Need) -> Result<Vec<Generation>> {
+pub fn make(store: &mut Store, need: Need, limit: Option<Bytes>) -> Result<Vec<Generation>> {
     let geometry = store.contents.superblock.geometry;
     let wanted = need.extents(&geometry);
     let capacity = store.index_capacity().0.saturating_sub(INDEX_MARGIN + 12 * wanted);
     let mut index = store.contents.index.clone();
     let mut dropped = Vec::new();
-    while Free::of(&index, &geometry).count() < wanted || index.pack().len() as u64 > capacity {
+    let limit = limit.map_or(u64::MAX, |limit| limit.0 / geometry.extent.0);
+    loop {
+        let fits = Free::of(&index, &geometry).count() >= wanted && index.pack().len() as u64 <= capacity;
+        let over = history(&index) + (wanted - need.fresh) > limit;
+        if fits && !over {
+            break;
+        }
         match drop_oldest(&mut index) {
+            // A limit is kept as far as it goes; it never stands in the way of the newest generation.
+            None if fits => break,
             Some(generation) => dropped.push(generation),
             None => return Err(too_small(store, wanted, need)),
         }

@@ -35,8 +35,11 @@ impl Space {
     /// place on the disk and its bytes counted from the start of `chunks`.
     pub fn places(&self, chunks: Range<u64>) -> impl Iterator<Item = (Option<Bytes>, Range<usize>)> {
         let base = digests::BASE.0;
-        let (placement, first) =
-            if chunks.start >= base { (&self.table, chunks.start - base) } else { (&self.image, chunks.start) };
+        let (placement, first) = if chunks.start >= base {
+            (&self.table, chunks.start - base)
+        } else {
+            (&self.image, chunks.start)
+        };
         let start = Chunk(first).start();
         let end = Bytes(start.0 + (chunks.end - chunks.start) * CHUNK);
         placement.stretches(start..end).map(move |stretch| {

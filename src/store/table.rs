@@ -156,7 +156,8 @@ pub fn clear(disk: &dyn WriteDisk, placement: &Placement, first: u64) -> Result<
     for stretch in placement.stretches(Chunk(first).start()..placement.size()) {
         let at = stretch.at.ok_or_else(|| no_place(disk))?;
         let end = at + (stretch.range.end - stretch.range.start);
-        disk.zero(at..end).map_err(|error| Error::device("clearing the digest table on", disk.name(), &error))?;
+        disk.zero(at..end)
+            .map_err(|error| Error::device("clearing the digest table on", disk.name(), &error))?;
     }
     Ok(())
 }
@@ -172,7 +173,8 @@ fn read_placed(disk: &dyn ReadDisk, placement: &Placement, at: Bytes, bytes: &mu
 fn check_pages(disk: &dyn ReadDisk, bytes: &[u8], first: u64) -> Result<()> {
     for (page, number) in bytes.chunks(PAGE as usize).zip(first..) {
         if let Parsed::Damaged(why) = digests::check(page, number) {
-            let error = Error::new(Kind::Damaged, "reading the digest table on", format!("page {number}: {why}"));
+            let error =
+                Error::new(Kind::Damaged, "reading the digest table on", format!("page {number}: {why}"));
             return Err(error.on(disk.name()).next("run 'dpsr scrub --repair' to rebuild it from the image"));
         }
     }

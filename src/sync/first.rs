@@ -66,9 +66,13 @@ impl Session<'_> {
         let Some((map, _)) = map::follow(&old, volumes.clone(), &geometry, &mut free) else {
             let sizes = create::sizes(geometry.store, &volumes, old.disk);
             let missing = sizes.map_or(Bytes::ZERO, |sizes| sizes.missing);
-            return Err(Error::new(Kind::NoRoom, "following the new partitions onto", format!("{missing} are missing"))
-                .on(self.disks.dpsr.name())
-                .next("leave a partition out, or use a larger DPSR disk"));
+            return Err(Error::new(
+                Kind::NoRoom,
+                "following the new partitions onto",
+                format!("{missing} are missing"),
+            )
+            .on(self.disks.dpsr.name())
+            .next("leave a partition out, or use a larger DPSR disk"));
         };
         index.maps = vec![map];
         let state = match self.store.contents.superblock.state {
@@ -90,7 +94,8 @@ impl Session<'_> {
         let primary = disks.add_read(self.disks.primary.clone());
         let target = disks.add_write(self.disks.dpsr.clone());
         let mut engine = Engine::new(disks, Shape::default())?;
-        let source = Source::new(&map, &crate::changes::source::Moving::All, primary, target.as_read(), image.clone());
+        let source =
+            Source::new(&map, &crate::changes::source::Moving::All, primary, target.as_read(), image.clone());
         self.progress.begin("copying", image.size());
         let (primary, disk) = (self.disks.primary.as_ref(), self.disks.dpsr.as_ref());
         let (key, progress) = (&self.key, self.progress);
@@ -134,7 +139,8 @@ impl Session<'_> {
     fn planned(&self, generation: Generation) -> Report {
         let contents = &self.store.contents;
         let image = contents.image(contents.newest_map());
-        let changed = Bytes(image.placed(contents.newest_map().chunks()).map(|r| (r.end - r.start) * CHUNK).sum());
+        let changed =
+            Bytes(image.placed(contents.newest_map().chunks()).map(|r| (r.end - r.start) * CHUNK).sum());
         Report {
             generation,
             mode: Mode::Full.word(),

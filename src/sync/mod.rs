@@ -38,6 +38,8 @@ pub struct Disks {
     pub partition: Range<Bytes>,
     /// Who is at work.
     pub owner: Owner,
+    /// Bytes that history may take; all there is, if not given.
+    pub history: Option<Bytes>,
 }
 
 /// What is asked for.
@@ -110,7 +112,9 @@ impl Session<'_> {
             Ok(store.contents.superblock.state)
         });
         match outcome {
-            Ok(State::Clean(generation)) => error.left(format!("the copy is generation {generation}, intact")),
+            Ok(State::Clean(generation)) => {
+                error.left(format!("the copy is generation {generation}, intact"))
+            }
             Ok(_) => error.left("the copy is not complete yet; the next sync goes on where this one stopped"),
             Err(second) => error.left(format!(
                 "the copy could not be rolled back now ({second}); the next sync does so before anything else"

@@ -21,12 +21,12 @@ use crate::format::index::{Index, Made, Map, Record, Run, Undo, Volume};
 use crate::format::superblock::State;
 use crate::format::undo::Layout;
 use crate::store::free::Free;
+use crate::store::map;
 use crate::store::placement::Placement;
 use crate::store::room::{self, Need};
 use crate::store::space::Space;
 use crate::store::table::{self, TableReader};
 use crate::store::undo::{UndoReader, UndoWriter};
-use crate::store::map;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 /// How the next generation's image will lie in the store.
@@ -83,10 +83,14 @@ impl Session<'_> {
             return Ok(self.planned_as(old, vec![]));
         }
         if self.request.moving != Moving::All {
-            return Err(Error::new(Kind::Refused, "moving single volumes of", "it has been repartitioned since")
-                .on(self.disks.primary.name())
-                .left(format!("generation {from} is intact"))
-                .next("sync once without --volume"));
+            return Err(Error::new(
+                Kind::Refused,
+                "moving single volumes of",
+                "it has been repartitioned since",
+            )
+            .on(self.disks.primary.name())
+            .left(format!("generation {from} is intact"))
+            .next("sync once without --volume"));
         }
         let geometry = self.store.contents.superblock.geometry;
         let volumes = self.disks.volumes.clone();
@@ -94,7 +98,11 @@ impl Session<'_> {
         let kept = crate::format::index::extents(&old.runs);
         let mut trial = Free::of(&self.store.contents.index, &geometry);
         if !self.request.dry_run && map::follow(&old, volumes.clone(), &geometry, &mut trial).is_none() {
-            room::make(&mut self.store, Need { entries: 0, fresh: wanted.saturating_sub(kept).max(1) })?;
+            room::make(
+                &mut self.store,
+                Need { entries: 0, fresh: wanted.saturating_sub(kept).max(1) },
+                None,
+            )?;
         }
         let mut free = Free::of(&self.store.contents.index, &geometry);
         let (map, fresh) = map::follow(&old, volumes, &geometry, &mut free).ok_or_else(|| {
@@ -123,7 +131,8 @@ impl Session<'_> {
             let start = self.store.contents.base + geometry.bytes_of(run.extent).start;
             let end = Bytes(start.0 + u64::from(run.count) * geometry.extent.0);
             let disk = &self.disks.dpsr;
-            disk.zero(start..end).map_err(|error| Error::device("zeroing new extents of", disk.name(), &error))?;
+            disk.zero(start..end)
+                .map_err(|error| Error::device("zeroing new extents of", disk.name(), &error))?;
         }
         self.store.flush()
     }
@@ -146,7 +155,7 @@ impl Session<'_> {
     fn make_room(&mut self, plan: &Plan, set: &ChangeSet) -> Result<Vec<Generation>> {
         let entries = set.count() + table_chunks(set).len() as u64;
         let fresh = crate::format::index::extents(&plan.fresh);
-        room::make(&mut self.store, Need { entries, fresh })
+        room::make(&mut self.store, Need { entries, fresh }, self.disks.history)
     }
 
     /// Saves every pre-image and makes it durable.

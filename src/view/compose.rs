@@ -110,8 +110,9 @@ impl<'a> Exceptions<'a> {
         cursor.head_crc = crc;
         let base = if self.part == Part::Table { digests::BASE.0 } else { 0 };
         let chunk = chunk.0.checked_sub(base).map(Chunk);
-        let chunk = chunk
-            .ok_or_else(|| self.view.layers[layer].reader.damaged(self.disk, "an exception is out of place"))?;
+        let chunk = chunk.ok_or_else(|| {
+            self.view.layers[layer].reader.damaged(self.disk, "an exception is out of place")
+        })?;
         self.heap.push(Reverse((chunk, layer)));
         Ok(())
     }

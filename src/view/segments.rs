@@ -48,7 +48,11 @@ impl<'a> Segments<'a> {
         let start = self.at;
         if let Some(exception) = self.ahead.filter(|exception| exception.chunk.0 == start) {
             self.at += 1;
-            return Ok(Some(Segment { chunks: start..self.at, at: Some(exception.at), crc: Some(exception.crc) }));
+            return Ok(Some(Segment {
+                chunks: start..self.at,
+                at: Some(exception.at),
+                crc: Some(exception.crc),
+            }));
         }
         let stretch = self.view.image.stretch(Chunk(start).start());
         let until = self.ahead.map_or(self.end, |exception| exception.chunk.0.min(self.end));
