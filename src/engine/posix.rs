@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Phase, Request};
@@ -47,7 +47,9 @@ impl Backend for Inline {
 /// Performs batches on threads, each of which owns one batch at a time.
 pub(super) struct Pool {
     disks: Disks,
-    tasks: SyncSender<(Batch, Phase)>,
+    /// Present until the pool is dropped.
+    tasks: Option<SyncSender<(Batch, Phase)>>,
+    workers: Vec<JoinHandle<()>>,
     done: Receiver<Landed>,
     /// By slot: the first transfer of the batch the threads have, to be named if it is never answered.
     out: Vec<Option<(Request, Phase)>>,
@@ -60,21 +62,32 @@ impl Pool {
         let (tasks, queue) = sync_channel(depth);
         let (results, done) = sync_channel(depth);
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..depth.min(THREADS) {
+        let start = |_| {
             let (disks, queue, results) = (disks.clone(), Arc::clone(&queue), results.clone());
             let worker = move || serve(&disks, &queue, &results);
-            let failed = |error: std::io::Error| {
-                Error::new(Kind::Internal, "starting a thread to read and write", error.to_string())
-            };
-            thread::Builder::new().name("dpsr-io".into()).spawn(worker).map_err(failed)?;
-        }
-        let (disks, out) = (disks.clone(), vec![None; depth]);
-        Ok(Self { disks, tasks, done, out, waited: Duration::ZERO, deadline })
+            thread::Builder::new().name("dpsr-io".into()).spawn(worker)
+        };
+        let failed = |error: std::io::Error| {
+            Error::new(Kind::Internal, "starting a thread to read and write", error.to_string())
+        };
+        let workers = (0..depth.min(THREADS)).map(start).collect::<Result<_, _>>().map_err(failed)?;
+        let (disks, tasks, out) = (disks.clone(), Some(tasks), vec![None; depth]);
+        Ok(Self { disks, tasks, workers, done, out, waited: Duration::ZERO, deadline })
     }
 }
 
-/// Performs one batch after the other until the pool is dropped. Threads are not joined: one whose disk
-/// hangs would hang its pool, and owns all it touches.
+/// Waits for the threads, so that no disk stays open behind the pool's back; but not where one of them
+/// hangs with its disk: it owns all it touches and may end when it likes.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.tasks = None;
+        if self.out.iter().all(Option::is_none) {
+            self.workers.drain(..).for_each(|worker| drop(worker.join()));
+        }
+    }
+}
+
+/// Performs one batch after the other until the pool is dropped.
 fn serve(disks: &Disks, queue: &Mutex<Receiver<(Batch, Phase)>>, results: &SyncSender<Landed>) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok((mut batch, phase)) = next() {
@@ -92,7 +105,8 @@ impl Backend for Pool {
 
     fn submit(&mut self, batch: Batch, phase: Phase) {
         self.out[batch.slot] = batch.requests(phase).first().map(|request| (request.clone(), phase));
-        self.tasks.send((batch, phase)).expect("the threads live as long as the pool");
+        let tasks = self.tasks.as_ref().expect("a pool in use has its queue");
+        tasks.send((batch, phase)).expect("the threads live as long as the pool");
     }
 
     fn wait(&mut self) -> Result<Option<Landed>> {

@@ -183,6 +183,10 @@ impl Drop for Ring {
         if self.pending > 0 {
             return self.slots.drain(..).for_each(|slot| std::mem::forget(slot.buffer));
         }
+        // Closing a ring lets go of what was registered some time later, and so would keep the claim on an
+        // exclusively opened disk; unregistering lets go now. It fails where nothing was registered.
+        let submitter = self.ring.submitter();
+        let _ = (submitter.unregister_files(), submitter.unregister_buffers());
         // SAFETY: the ring is dropped here only, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.ring) }
     }
