@@ -6,14 +6,20 @@
 //! map, `docs/FORMAT.md` the bytes on the disk.
 
 pub mod changes;
+pub mod cli;
 pub mod config;
 pub mod copy;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod format;
+pub mod init;
+pub mod open;
 pub mod pair;
 pub mod progress;
+pub mod restore;
+pub mod status;
 pub mod store;
 pub mod sync;
 pub mod sys;

@@ -51,6 +51,14 @@ pub struct Volume {
     pub group: bool,
 }
 
+impl Volume {
+    /// Whether two lists of volumes put the same bytes into the image; labels may differ.
+    pub fn same_layout(old: &[Self], new: &[Self]) -> bool {
+        let place = |volume: &Self| (volume.id.clone(), volume.start, volume.size, volume.left_out);
+        old.iter().map(place).eq(new.iter().map(place))
+    }
+}
+
 /// How the image of some generations lies in the store. Extents not mentioned are holes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {

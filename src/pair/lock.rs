@@ -24,6 +24,8 @@ pub enum Mode {
     Shared,
     /// One writer alone.
     Exclusive,
+    /// None: for a look at metadata that checks itself, while a writer may be at work.
+    Unlocked,
 }
 
 /// A held lock; given back when dropped.
@@ -31,11 +33,11 @@ pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<OwnedFd
 
 /// Locks an open disk with flock(2), or says which process holds it. A disk in memory has nothing to lock.
 pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Lock>> {
-    let Some(descriptor) = disk.descriptor() else { return Ok(None) };
+    let Some(descriptor) = disk.descriptor().filter(|_| mode != Mode::Unlocked) else { return Ok(None) };
     let owned = descriptor.try_clone_to_owned();
     let mut owned = owned.map_err(|error| Error::device("locking", disk.name(), &error))?;
     let how = match mode {
-        Mode::Shared => FlockArg::LockSharedNonblock,
+        Mode::Shared | Mode::Unlocked => FlockArg::LockSharedNonblock,
         Mode::Exclusive => FlockArg::LockExclusiveNonblock,
     };
     let until = Instant::now() + PATIENCE;

@@ -11,6 +11,7 @@ pub mod blocks;
 pub mod chain;
 pub mod content;
 pub mod empty;
+mod forward;
 mod gpt;
 pub mod inuse;
 pub mod layout;

@@ -9,7 +9,7 @@ use crate::copy::fill::{Filled, Filling};
 use crate::engine::{Disks as EngineDisks, Engine, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::format::digests::PER_CHUNK;
-use crate::format::index::{Index, Made, Record};
+use crate::format::index::{Index, Made, Record, Volume};
 use crate::format::superblock::State;
 use crate::store::free::Free;
 use crate::store::table::{self, TableReader};
@@ -56,7 +56,7 @@ impl Session<'_> {
     /// A repartitioned primary gets a new map, and the copy starts over.
     fn follow_volumes(&mut self, done: u64) -> Result<u64> {
         let old = self.store.contents.newest_map().clone();
-        if old.volumes == self.disks.volumes {
+        if Volume::same_layout(&old.volumes, &self.disks.volumes) {
             return Ok(done);
         }
         let geometry = self.store.contents.superblock.geometry;

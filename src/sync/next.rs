@@ -79,7 +79,7 @@ impl Session<'_> {
     /// Follows the primary's volumes; new extents of the image are zeroed here, before anything needs them.
     fn plan(&mut self, from: Generation) -> Result<Plan> {
         let old = self.store.contents.map_of(self.store.contents.record(from)?).clone();
-        if old.volumes == self.disks.volumes {
+        if Volume::same_layout(&old.volumes, &self.disks.volumes) {
             return Ok(self.planned_as(old, vec![]));
         }
         if self.request.moving != Moving::All {

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line: one file for each verb. Only this room prints.
+
+mod args;
+mod confirm;
+mod export;
+mod generations;
+mod init;
+mod progress;
+mod restore;
+mod status;
+mod sync;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+pub use args::{Args, Common, Verb};
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::signal;
+
+/// Parses the command line, does what it says, and returns the exit code.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::from_env("DPSR_LOG");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let installed = signal::install()
+        .map_err(|error| Error::new(Kind::Internal, "installing signal handlers", error.to_string()));
+    match installed.and_then(|()| run(&args.verb)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dpsr: {error}");
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Init(args) => init::run(args),
+        Verb::Sync(args) => sync::run(args),
+        Verb::Generations(args) => generations::run(args),
+        Verb::Export(args) => export::run(args),
+        Verb::Restore(args) => restore::run(args),
+        Verb::Status(args) => status::run(args),
+    }
+}
+
+/// Prints a line; a reader that went away is no error of ours.
+fn say(text: impl std::fmt::Display) {
+    use std::io::Write;
+    let _gone = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints one JSON document.
+fn say_json(document: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(document)
+        .map_err(|error| Error::new(Kind::Internal, "writing JSON", error.to_string()))?;
+    say(text);
+    Ok(())
+}

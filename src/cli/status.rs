@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `dpsr status`
+
+use super::args::Status as Args;
+use super::time::utc;
+use super::{say, say_json};
+use crate::error::Result;
+use crate::open::{look, now};
+use crate::status::{Status, VolumeStatus, span, status};
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let store = look(&args.common.config_dir, args.common.pair.as_deref())?;
+    let now = now();
+    let status = status(&store, now);
+    if args.json {
+        return say_json(&status);
+    }
+    tell(&status, now);
+    Ok(())
+}
+
+fn tell(status: &Status, now: u64) {
+    say(&status.if_the_disk_died_now);
+    say(format_args!(
+        "Pair {}: {} is copied to {}, state {}.",
+        status.pair, status.primary, status.dpsr, status.state
+    ));
+    if let Some(writer) = &status.writer {
+        say(format_args!("Being written now: {writer}."));
+    }
+    let room = &status.history;
+    let generations =
+        room.generations.map_or(String::new(), |n| format!(", about {n} generations at the present rate"));
+    say(format_args!("Room for history: {} free, {} taken{generations}.", room.free, room.droppable));
+    match &status.scrub {
+        None => say("Never scrubbed."),
+        Some(scrub) => {
+            let found = if scrub.damaged == 0 {
+                "nothing damaged".into()
+            } else {
+                format!("{} blocks damaged", scrub.damaged)
+            };
+            say(format_args!("Last scrub {} ago: {found}.", span(now.saturating_sub(scrub.time))));
+        }
+    }
+    if status.stale_superblocks > 0 || status.bad_index_blocks > 0 {
+        let (superblocks, blocks) = (status.stale_superblocks, status.bad_index_blocks);
+        say(format_args!(
+            "{superblocks} superblock copies and {blocks} index blocks have to be repaired: 'dpsr scrub --repair'."
+        ));
+    }
+    say(format_args!(
+        "{:>7}  {:16}  {:>10}  {:20}  {}",
+        "volume", "label", "size", "stands at", "byte offset on the DPSR disk"
+    ));
+    status.volumes.iter().for_each(volume);
+}
+
+fn volume(volume: &VolumeStatus) {
+    let time = match (volume.left_out, volume.time) {
+        (true, _) => "left out".to_owned(),
+        (_, Some(time)) => utc(time),
+        _ => "-".to_owned(),
+    };
+    let offset = volume.offset.map_or("-".to_owned(), |offset| offset.0.to_string());
+    say(format_args!("{:>7}  {:16}  {:>10}  {time:20}  {offset}", volume.name, volume.label, volume.size));
+}

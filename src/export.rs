@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A generation as a raw image: a sparse file, or a stream.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::file::{Access, FileDisk};
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::engine::digest::DigestKey;
+use crate::engine::{Batch, Disks, Engine, Shape, WriteId};
+use crate::error::{Error, Kind, Result};
+use crate::format::index::Volume;
+use crate::open::OpenStore;
+use crate::progress::Progress;
+use crate::restore::target::DiskSink;
+use crate::units::{Bytes, CHUNK, Chunk, Generation};
+use crate::view::View;
+use crate::view::read::{Reading, Sink};
+
+/// What an export gave.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Bytes of the image or volume.
+    pub size: Bytes,
+    /// Chunks that do not match what was recorded of them.
+    pub damaged: Vec<Chunk>,
+}
+
+impl Exported {
+    /// An error that names what is damaged, unless nothing is.
+    pub fn intact(&self, generation: Generation, disk: &str) -> Result<()> {
+        let Some(first) = self.damaged.first() else { return Ok(()) };
+        let count = self.damaged.len();
+        let why = format!("{count} of its 64 KiB chunks are damaged, the first at byte {}", first.start().0);
+        Err(Error::new(Kind::Damaged, format!("reading generation {generation} from"), why)
+            .on(disk)
+            .left("everything was written, the damaged chunks as they are")
+            .next("'dpsr scrub' tells which generations have them intact"))
+    }
+}
+
+/// The bytes of the image that `name` stands for: a volume, or everything.
+pub fn range_of(view: &View<'_>, name: Option<&str>) -> Result<Range<Bytes>> {
+    let Some(name) = name else { return Ok(Bytes::ZERO..view.map.disk) };
+    let volume = find(&view.map.volumes, name)?;
+    Ok(volume.start..(volume.start + volume.size).min(view.map.disk))
+}
+
+/// The volume a person means by `name`: its number, id or label.
+pub fn find<'a>(volumes: &'a [Volume], name: &str) -> Result<&'a Volume> {
+    let unknown = |why: String| Error::new(Kind::NotFound, "looking for the volume", why).on(name);
+    let matches = |v: &&Volume| v.name == name || v.id.eq_ignore_ascii_case(name) || v.label == name;
+    let found: Vec<_> = volumes.iter().filter(matches).collect();
+    match found[..] {
+        [volume] if volume.size > Bytes::ZERO => Ok(volume),
+        [_] => Err(unknown("what lies outside the partitions is no volume of its own".into())
+            .next("take the whole disk, without --volume")),
+        [] => {
+            let known: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+            Err(unknown(format!("this generation has the volumes {}", known.join(", "))))
+        }
+        _ => Err(unknown("several volumes have this label".into()).next("name it by its number")),
+    }
+}
+
+/// Writes a generation, or one volume of it, into the new file `path`. Zeros become holes.
+pub fn to_file(
+    store: &OpenStore,
+    generation: Generation,
+    volume: Option<&str>,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<Exported> {
+    let view = View::of(&store.contents, generation)?;
+    let range = range_of(&view, volume)?;
+    let name = path.display().to_string();
+    let failed = |doing: &str, error: &io::Error| Error::device(doing, &name, error);
+    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+        let told = Error::new(Kind::Refused, "making the file", error.to_string()).on(&name);
+        told.next("name a file that does not exist yet")
+    })?;
+    let size = range.end - range.start;
+    // Whole sectors while it is written, its exact length at the end.
+    file.set_len(size.round_up(CHUNK).0).map_err(|error| failed("sizing", &error))?;
+    let disk: Arc<dyn WriteDisk> = Arc::new(FileDisk::open(path, Access::Write)?);
+    let mut disks = Disks::default();
+    let id = disks.add_read(store.dpsr.clone());
+    let target = disks.add_write(disk.clone());
+    let sparse = Sparse { sink: DiskSink::new(disk.as_ref(), target, range.start), target };
+    let damaged = read(store, &view, &range, disks, id, sparse, progress)?;
+    disk.flush().map_err(|error| failed("flushing", &error))?;
+    file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|error| failed("sizing", &error))?;
+    Ok(Exported { size, damaged })
+}
+
+/// Writes a generation, or one volume of it, to a stream.
+pub fn to_stream(
+    store: &OpenStore,
+    generation: Generation,
+    volume: Option<&str>,
+    output: &mut dyn Write,
+    progress: &dyn Progress,
+) -> Result<Exported> {
+    let view = View::of(&store.contents, generation)?;
+    let range = range_of(&view, volume)?;
+    let mut disks = Disks::default();
+    let id = disks.add_read(store.dpsr.clone());
+    let damaged = read(store, &view, &range, disks, id, Stream(output), progress)?;
+    Ok(Exported { size: range.end - range.start, damaged })
+}
+
+fn read(
+    store: &OpenStore,
+    view: &View<'_>,
+    range: &Range<Bytes>,
+    disks: Disks,
+    id: crate::engine::ReadId,
+    mut sink: impl Sink,
+    progress: &dyn Progress,
+) -> Result<Vec<Chunk>> {
+    let key = DigestKey::new(store.contents.index.secret);
+    let mut engine = Engine::new(disks, Shape::default())?;
+    progress.begin("exporting", range.end - range.start);
+    let reading = Reading { view, disk: &store.dpsr, id, range: range.clone(), key: &key, progress };
+    reading.run(&mut engine, &mut sink)
+}
+
+/// A fresh sparse file: zeros are there already.
+struct Sparse<'a> {
+    sink: DiskSink<'a>,
+    target: WriteId,
+}
+
+impl Sink for Sparse<'_> {
+    fn zeros(&mut self, _range: Range<Bytes>) -> Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
+        let len = (range.end - range.start).usize();
+        let zero = batch.bytes()[offset..offset + len].iter().all(|&byte| byte == 0);
+        if zero { Ok(()) } else { self.sink.write(batch, self.target, &range, offset) }
+    }
+}
+
+/// A stream: everything in order.
+struct Stream<'a>(&'a mut dyn Write);
+
+impl Stream<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).map_err(|error| {
+            Error::new(Kind::Device, "writing the export to", error.to_string()).on("its output")
+        })
+    }
+}
+
+impl Sink for Stream<'_> {
+    fn zeros(&mut self, range: Range<Bytes>) -> Result<()> {
+        const ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
+        let mut left = (range.end - range.start).usize();
+        while left > 0 {
+            let part = left.min(ZEROS.len());
+            self.put(&ZEROS[..part])?;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
+        let len = (range.end - range.start).usize();
+        self.put(&batch.bytes()[offset..offset + len])
+    }
+}
+
+/// The disk an export reads from, for messages.
+pub fn source_name(store: &OpenStore) -> String {
+    store.dpsr.name().to_owned()
+}

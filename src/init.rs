@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Making a disk the DPSR disk of a primary: plan, show, act. Planning writes nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::config::{self, DpsrRecord, PairConfig, PrimaryRecord};
+use crate::disk::ReadDisk;
+use crate::disk::file::{Access, FileDisk};
+use crate::error::{Error, Kind, Result};
+use crate::open::{owner, recorded};
+use crate::pair::empty::{Found, emptiness};
+use crate::pair::inuse::in_use;
+use crate::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
+use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::plan::{InitPlan, Inputs, Sizes};
+use crate::pair::probe::{Kind as Endpoint, Probe};
+use crate::pair::refuse::{Target, check_room, check_target};
+use crate::pair::sysfs::Roots;
+use crate::pair::table::Table;
+use crate::pair::volumes::Volumes;
+use crate::pair::wipe::wipe_signatures;
+use crate::store::create::{Template, create, sizes};
+use crate::units::Bytes;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The disk to be copied.
+    pub primary: PathBuf,
+    /// The disk to become the DPSR disk.
+    pub dpsr: PathBuf,
+    /// The name of the pair.
+    pub pair: String,
+    /// Partitions that are not copied.
+    pub leave_out: Vec<String>,
+    /// Whether the DPSR disk gets partitions to boot from.
+    pub boot: bool,
+    /// Bytes that history may take.
+    pub history: Option<Bytes>,
+    /// Whether what is on the DPSR disk may go.
+    pub wipe: bool,
+}
+
+/// A plan, and everything it was made from.
+pub struct Planned {
+    /// What will be done.
+    pub plan: InitPlan,
+    options: Options,
+    roots: Roots,
+    primary: Probe,
+    dpsr: Probe,
+    layout: DpsrLayout,
+    table: Option<String>,
+    volumes: Volumes,
+}
+
+/// Plans, and refuses whatever must not be done.
+pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
+    let roots = Roots::default();
+    if !config::valid_name(&options.pair) {
+        let why = "a name has up to 64 letters, digits, '.', '_' and '-'";
+        return Err(Error::new(Kind::Usage, "naming the pair", why).on(&options.pair));
+    }
+    let mut primary = Probe::open(&roots, &options.primary)?;
+    let dpsr = Probe::open(&roots, &options.dpsr)?;
+    let source = FileDisk::open(&options.primary, Access::Read)?;
+    let (mut table, block) = match primary.kind {
+        Endpoint::File => Table::read_image(&source)?,
+        Endpoint::Block => (Table::read(&source, primary.block)?, primary.block),
+    };
+    primary.block = block;
+    table.probe_contents(&source);
+    let volumes = volumes(&roots, &primary, &table, &options)?;
+    let target_disk = FileDisk::open(&options.dpsr, Access::Read)?;
+    let found = emptiness(&dpsr, &target_disk)?;
+    let (uses, taken_by) = (in_use(&roots, &dpsr), taken_by(dir, &options, &found));
+    let target = Target {
+        primary: &primary,
+        dpsr: &dpsr,
+        uses: &uses,
+        found: &found,
+        owner: taken_by.as_deref(),
+        wipe: options.wipe,
+    };
+    check_target(&roots, &target)?;
+    check_not_paired(dir, &options)?;
+    let bios = !roots.sys.join("firmware/efi").exists();
+    let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)?;
+    let inputs = Inputs {
+        pair: &options.pair,
+        primary: &primary,
+        table: &table,
+        volumes: &volumes,
+        dpsr: &dpsr,
+        layout: &layout,
+        gives_up: &gives_up(&found),
+        limit: options.history,
+    };
+    let plan = InitPlan::new(&inputs, |volumes, store| needed(volumes, store, primary.size));
+    check_room(&target, &volumes, &plan.sizes)?;
+    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, layout, volumes })
+}
+
+fn volumes(roots: &Roots, primary: &Probe, table: &Table, options: &Options) -> Result<Volumes> {
+    let mut volumes = Volumes::of(table, primary.size);
+    volumes.group_running(roots, primary);
+    volumes.leave_out_swap(table);
+    for name in &options.leave_out {
+        volumes.leave_out(roots, primary, name)?;
+    }
+    Ok(volumes)
+}
+
+fn needed(volumes: &Volumes, store: Bytes, disk: Bytes) -> Sizes {
+    match sizes(store, &recorded(volumes), disk) {
+        Some(found) => {
+            let needed_for_image = found.image + found.digests + found.overhead;
+            let needed_min =
+                if found.missing > Bytes::ZERO { store + found.missing } else { needed_for_image };
+            Sizes { needed_for_image, needed_min, store }
+        }
+        None => {
+            let needed = volumes.kept() + Bytes(32 << 20);
+            Sizes { needed_for_image: needed, needed_min: needed, store }
+        }
+    }
+}
+
+fn gives_up(found: &Found) -> Vec<String> {
+    let store = found.store.iter().map(|store| format!("the DPSR store {} and all its history", store.store));
+    store.chain(found.things.iter().cloned()).collect()
+}
+
+/// The other pair of this machine whose DPSR disk was found.
+fn taken_by(dir: &Path, options: &Options, found: &Found) -> Option<String> {
+    let guid = found.store.as_ref()?.disk;
+    let others = config::list(dir).into_iter().filter(|name| *name != options.pair);
+    let mut records = others.filter_map(|name| config::load(dir, &name).ok());
+    records.find(|record| record.dpsr.disk_guid == guid).map(|record| record.name)
+}
+
+fn check_not_paired(dir: &Path, options: &Options) -> Result<()> {
+    if options.wipe || !config::list(dir).contains(&options.pair) {
+        return Ok(());
+    }
+    let why = "it exists already";
+    Err(Error::new(Kind::Refused, "recording the pair", why)
+        .on(&options.pair)
+        .left("nothing was written")
+        .next("choose another name with --pair, or give its copy up with --wipe"))
+}
+
+impl Planned {
+    /// The DPSR disk as it was probed.
+    pub fn dpsr(&self) -> &Probe {
+        &self.dpsr
+    }
+
+    /// Does what the plan says. The record of the pair comes last: without it nothing uses the disk.
+    pub fn act(self, dir: &Path) -> Result<PairConfig> {
+        let (disk, _lock) = self.open_target()?;
+        let guids = Guids::random();
+        let pair = Uuid::new_v4();
+        wipe_signatures(&disk, &self.layout)?;
+        write_gpt(&disk, self.dpsr.block, &self.layout, &guids)?;
+        let found = find_store(&disk, self.dpsr.block).ok_or_else(|| {
+            let why = "the partition table just written does not read back";
+            Error::new(Kind::Device, "partitioning", why).on(disk.name()).left("it holds no store")
+        })?;
+        let template = Template {
+            store: Uuid::new_v4(),
+            pair,
+            secret: secret()?,
+            primary: self.primary.id(),
+            disk: self.primary.size,
+            block: self.primary.block,
+            volumes: recorded(&self.volumes),
+            owner: owner(),
+        };
+        create(Arc::new(disk), found.range.clone(), template)?;
+        let record = self.record(pair, found.disk, found.store);
+        config::save(dir, &record)?;
+        Ok(record)
+    }
+
+    /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
+    fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
+        let disk = FileDisk::open(&self.options.dpsr, Access::Write)?;
+        let descriptor = disk.descriptor().expect("a file has a descriptor");
+        let now = Probe::of_descriptor(&self.roots, &self.options.dpsr, descriptor)?;
+        let changed = |why: &str| {
+            Error::new(Kind::Refused, "preparing the DPSR disk", why)
+                .on(disk.name())
+                .left("nothing was written")
+                .next("run init again and read its plan")
+        };
+        if !now.same_storage(&self.dpsr) || now.size != self.dpsr.size || now.id() != self.dpsr.id() {
+            return Err(changed("it is not the disk any more that the plan was made for"));
+        }
+        if let Some(usage) = in_use(&self.roots, &now).first() {
+            return Err(changed(&usage.to_string()));
+        }
+        if !self.options.wipe {
+            let found = emptiness(&now, &disk)?;
+            if found.store.is_some() || !found.things.is_empty() {
+                return Err(changed("it is not empty any more"));
+            }
+        }
+        let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
+        Ok((disk, lock))
+    }
+
+    fn record(&self, id: Uuid, disk_guid: Uuid, store: Uuid) -> PairConfig {
+        let (primary, dpsr) = (&self.primary, &self.dpsr);
+        PairConfig {
+            name: self.options.pair.clone(),
+            id,
+            leave_out: self.volumes.left_out_ids(),
+            group: self.volumes.iter().filter(|v| v.group && v.number > 0).map(|v| v.id.clone()).collect(),
+            history: self.options.history,
+            primary: PrimaryRecord {
+                path: primary.lasting_path(&self.roots),
+                size: primary.size,
+                block: primary.block,
+                serial: primary.serial.clone(),
+                wwn: primary.wwn.clone(),
+                table: self.table.clone(),
+            },
+            dpsr: DpsrRecord {
+                path: dpsr.lasting_path(&self.roots),
+                size: dpsr.size,
+                serial: dpsr.serial.clone(),
+                wwn: dpsr.wwn.clone(),
+                disk_guid,
+                store,
+                inode: dpsr.inode.map(|(_, inode)| inode),
+            },
+        }
+    }
+}
+
+/// A secret from the system's random source.
+fn secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut secret));
+    read.map_err(|error| Error::new(Kind::Internal, "reading", error.to_string()).on("/dev/urandom"))?;
+    Ok(secret)
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the name of a pair to disks the other rooms can work on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use crate::config::{self, PairConfig};
+use crate::error::Result;
+use crate::format::index;
+use crate::format::superblock::Owner;
+use crate::pair::lock::Mode;
+use crate::pair::open::{Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only};
+use crate::pair::sysfs::Roots;
+use crate::pair::table::Table;
+use crate::pair::volumes::{self, Volumes};
+use crate::store::contents::{self, Contents};
+use crate::sync::Disks;
+use crate::units::Bytes;
+
+/// A look at metadata beside a running writer may find it halfway; it is repeated.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// Seconds since 1970, UTC.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Who runs dpsr here.
+pub fn owner() -> Owner {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = Uuid::parse_str(boot.trim()).unwrap_or_default();
+    Owner { host: host.chars().take(64).collect(), boot, pid: std::process::id() }
+}
+
+/// The volumes of a primary in the words of the store.
+pub fn recorded(volumes: &Volumes) -> Vec<index::Volume> {
+    let record = |volume: &volumes::Volume| {
+        let pseudo = volume.id == volumes::TABLE;
+        let size = if pseudo { Bytes::ZERO } else { volume.range.end - volume.range.start };
+        index::Volume {
+            id: volume.id.clone(),
+            name: if volume.number == 0 { volume.id.clone() } else { volume.number.to_string() },
+            label: if volume.name.is_empty() { volume.label.clone() } else { volume.name.clone() },
+            start: volume.range.start,
+            size,
+            left_out: volume.left_out,
+            group: volume.group,
+        }
+    };
+    volumes.iter().map(record).collect()
+}
+
+/// What of a primary with `table` is copied, as the record of its pair says.
+pub fn volumes_of(config: &PairConfig, table: &Table) -> Volumes {
+    let mut volumes = Volumes::of(table, config.primary.size);
+    volumes.group_also(&config.group);
+    volumes.leave_out_ids(&config.leave_out);
+    volumes
+}
+
+/// Both disks of a pair, proven, locked, and ready for a sync.
+pub struct OpenPair {
+    /// The record of the pair.
+    pub config: PairConfig,
+    /// What a sync works on.
+    pub disks: Disks,
+    /// The primary's volumes, with the names people give them.
+    pub volumes: Volumes,
+}
+
+/// Opens both disks of the pair `name` for a sync of an unmounted primary.
+pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
+    let config = config::choose(dir, name)?;
+    let pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    let volumes = volumes_of(&config, &pair.primary.table);
+    let disks = Disks {
+        block: config.primary.block,
+        volumes: recorded(&volumes),
+        partition: pair.dpsr.store.range.clone(),
+        primary: Arc::new(pair.primary),
+        dpsr: Arc::new(pair.dpsr),
+        owner: owner(),
+        history: config.history,
+    };
+    Ok(OpenPair { config, disks, volumes })
+}
+
+/// The primary of a pair alone, unmounted, with its volumes as they are now.
+pub fn primary_offline(config: &PairConfig) -> Result<(Primary, Vec<index::Volume>)> {
+    let primary = open_primary(&Roots::default(), config, PrimaryUse::Offline)?;
+    let volumes = recorded(&volumes_of(config, &primary.table));
+    Ok((primary, volumes))
+}
+
+/// A store opened for reading.
+pub struct OpenStore {
+    /// The record of the pair.
+    pub config: PairConfig,
+    /// The DPSR disk.
+    pub dpsr: Arc<Dpsr>,
+    /// What the store says about itself.
+    pub contents: Contents,
+}
+
+/// Opens the store of the pair `name` for reading its generations; no sync can run meanwhile.
+pub fn store(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
+    opened(dir, name, Mode::Shared)
+}
+
+/// Looks at the store of the pair `name`, whether a sync is running or not.
+pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
+    let mut looks = 1;
+    loop {
+        match opened(dir, name, Mode::Unlocked) {
+            Err(_) if looks < LOOKS => sleep(BETWEEN_LOOKS),
+            outcome => return outcome,
+        }
+        looks += 1;
+    }
+}
+
+fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
+    let config = config::choose(dir, name)?;
+    let dpsr = Arc::new(open_store_only(&Roots::default(), &config, mode)?);
+    let found = contents::read(&dpsr, &dpsr.store.range)?;
+    let contents = found.ok_or_else(|| contents::damaged(&dpsr, "its superblocks are gone"))?;
+    Ok(OpenStore { config, dpsr, contents })
+}
+
+/// Whether somebody holds the DPSR disk for writing, and who.
+pub fn writer(store: &OpenStore) -> Option<String> {
+    let error = crate::pair::lock::lock(&Roots::default(), &store.dpsr, Mode::Shared).err()?;
+    Some(error.to_string())
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Writing a generation, or one volume of it, back to a disk: plan, show, act. The DPSR disk is only read.
+
+pub mod target;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::disk::file::{Access, FileDisk};
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::engine::digest::DigestKey;
+use crate::engine::{Disks, Engine, Shape};
+use crate::error::{Error, Kind, Result};
+use crate::export::{Exported, find};
+use crate::format::index::{Map, Volume};
+use crate::open::OpenStore;
+use crate::pair::chain::chain_of;
+use crate::pair::inuse::in_use;
+use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::probe::{Kind as Endpoint, Probe};
+use crate::pair::sysfs::Roots;
+use crate::pair::table::{Table, TableKind};
+use crate::progress::Progress;
+use crate::store::map::left_out;
+use crate::units::{Bytes, Generation};
+use crate::view::View;
+use crate::view::read::Reading;
+use target::DiskSink;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which generation.
+    pub generation: Generation,
+    /// Which volume; the whole disk, if not given.
+    pub volume: Option<String>,
+    /// The disk to be overwritten.
+    pub to: PathBuf,
+}
+
+/// What will be written where.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestorePlan {
+    /// The generation.
+    pub generation: Generation,
+    /// The volume, or absent for the whole disk.
+    pub volume: Option<String>,
+    /// The disk to be overwritten.
+    pub target: String,
+    /// Its size.
+    pub target_size: Bytes,
+    /// The first byte of it that is overwritten.
+    pub at: Bytes,
+    /// How many bytes are, left-out volumes included.
+    pub size: Bytes,
+    /// The volumes that are left out: what the target holds there stays.
+    pub spared: Vec<String>,
+    /// What to confirm with.
+    pub confirm: String,
+    /// What kind of ID that is.
+    pub confirm_kind: String,
+}
+
+impl fmt::Display for RestorePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.volume.as_ref().map_or("the whole disk".to_owned(), |v| format!("volume {v}"));
+        writeln!(f, "Restore {what} of generation {} ({})", self.generation, self.size)?;
+        let end = self.at + self.size;
+        writeln!(f, "onto {} ({}), bytes {} to {}.", self.target, self.target_size, self.at.0, end.0)?;
+        writeln!(f, "Everything it holds there is overwritten.")?;
+        if !self.spared.is_empty() {
+            writeln!(f, "Left out of the copy, so what is there stays: volume {}.", self.spared.join(", "))?;
+        }
+        if self.volume.is_none() && self.target_size > self.size {
+            writeln!(
+                f,
+                "The target is larger: 'sgdisk -e' moves a GPT's backup header to its end afterwards."
+            )?;
+        }
+        writeln!(f, "To go on, confirm with its {}: --confirm {}", self.confirm_kind, self.confirm)
+    }
+}
+
+/// A plan, and what it was made from.
+pub struct Planned {
+    /// What will be done.
+    pub plan: RestorePlan,
+    options: Options,
+    roots: Roots,
+    probe: Probe,
+    /// Bytes of the image.
+    range: Range<Bytes>,
+    spared: Vec<Range<Bytes>>,
+}
+
+/// Plans, and refuses whatever must not be done.
+pub fn plan(store: &OpenStore, options: Options) -> Result<Planned> {
+    let roots = Roots::default();
+    let record = store.contents.record(options.generation)?;
+    let map = store.contents.map_of(record);
+    let probe = Probe::open(&roots, &options.to)?;
+    check_target(&roots, store, &probe, map)?;
+    let volume = options.volume.as_deref().map(|name| find(&map.volumes, name)).transpose()?;
+    let (range, at) = match volume {
+        None => (Bytes::ZERO..map.disk, Bytes::ZERO),
+        Some(volume) if volume.left_out => return Err(left_out_of_copy(volume)),
+        Some(volume) => (volume.start..volume.start + volume.size, place_of(&options.to, &probe, volume)?),
+    };
+    let size = range.end - range.start;
+    if probe.size < at + size {
+        let why = format!("it has {} bytes, and {} are needed", probe.size.0, (at + size).0);
+        return Err(refuse(&probe, why).next("name a larger disk"));
+    }
+    let spared = if volume.is_some() { vec![] } else { left_out(&map.volumes, map.disk) };
+    let names = map.volumes.iter().filter(|v| v.left_out && volume.is_none()).map(|v| v.name.clone());
+    let plan = RestorePlan {
+        generation: options.generation,
+        volume: volume.map(|volume| volume.name.clone()),
+        target: probe.name(),
+        target_size: probe.size,
+        at,
+        size,
+        spared: names.collect(),
+        confirm: probe.id(),
+        confirm_kind: probe.id_kind().to_owned(),
+    };
+    Ok(Planned { plan, options, roots, probe, range, spared })
+}
+
+fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
+    Error::new(Kind::Refused, "restoring onto", why).on(probe.name()).left("nothing was written")
+}
+
+fn left_out_of_copy(volume: &Volume) -> Error {
+    Error::new(Kind::NotFound, "restoring volume", "it is left out of the copy").on(&volume.name)
+}
+
+fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, map: &Map) -> Result<()> {
+    if probe.same_storage(&store.dpsr.probe) || on_same_disk(roots, probe, &store.dpsr.probe) {
+        return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
+    }
+    if let Some(usage) = in_use(roots, probe).first() {
+        return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
+    }
+    let root = chain_of(roots, "/");
+    if root.iter().any(|node| Some(node.number) == probe.number) {
+        return Err(
+            refuse(probe, "the running system's root lies on it").next("boot from something else first")
+        );
+    }
+    if probe.block > map.block {
+        let why =
+            format!("its blocks have {} bytes, and those of the primary {}", probe.block.0, map.block.0);
+        return Err(
+            refuse(probe, why).next(format!("use a disk with logical blocks of {} bytes", map.block.0))
+        );
+    }
+    Ok(())
+}
+
+/// Whether `probe` is a partition of the disk `dpsr`.
+fn on_same_disk(roots: &Roots, probe: &Probe, dpsr: &Probe) -> bool {
+    let disk = |probe: &Probe| probe.node(roots).map(|node| node.disk().number);
+    disk(probe).is_some_and(|number| Some(number) == disk(dpsr))
+}
+
+/// Where on the target a volume goes: into the partition with its identity where the target has a table,
+/// to the start of it where it has none.
+fn place_of(path: &Path, probe: &Probe, volume: &Volume) -> Result<Bytes> {
+    let disk = FileDisk::open(path, Access::Read)?;
+    let table = match probe.kind {
+        Endpoint::File => Table::read_image(&disk)?.0,
+        Endpoint::Block => Table::read(&disk, probe.block)?,
+    };
+    if table.kind == TableKind::Bare {
+        return Ok(Bytes::ZERO);
+    }
+    let same = table.partitions.iter().find(|partition| partition.id == volume.id);
+    match same {
+        Some(partition) if partition.range.end - partition.range.start == volume.size => {
+            Ok(partition.range.start)
+        }
+        Some(_) => Err(refuse(probe, format!("its partition {} has another size", volume.name))
+            .next("restore the whole disk, or onto a device of its own")),
+        None => Err(refuse(
+            probe,
+            format!("it has a partition table, but no partition with the ID {}", volume.id),
+        )
+        .next("restore the whole disk, or onto a device of its own")),
+    }
+}
+
+impl Planned {
+    /// Whether what the user typed is the target's ID.
+    pub fn check_confirmation(&self, given: &str) -> Result<()> {
+        if given.trim() == self.plan.confirm {
+            return Ok(());
+        }
+        let why = format!("{:?} is not its {}", given.trim(), self.plan.confirm_kind);
+        Err(refuse(&self.probe, why).next("the plan shows the ID to confirm with"))
+    }
+
+    /// Does what the plan says.
+    pub fn act(self, store: &OpenStore, progress: &dyn Progress) -> Result<Exported> {
+        let (disk, _lock) = self.open_target()?;
+        let disk: Arc<dyn WriteDisk> = Arc::new(disk);
+        let view = View::of(&store.contents, self.options.generation)?;
+        let key = DigestKey::new(store.contents.index.secret);
+        let mut disks = Disks::default();
+        let id = disks.add_read(store.dpsr.clone());
+        let target = disks.add_write(disk.clone());
+        let mut engine = Engine::new(disks, Shape::default())?;
+        let mut sink =
+            DiskSink::new(disk.as_ref(), target, self.range.start).at(self.plan.at).sparing(self.spared);
+        progress.begin("restoring", self.plan.size);
+        let reading =
+            Reading { view: &view, disk: &store.dpsr, id, range: self.range.clone(), key: &key, progress };
+        let unfinished = "the target is overwritten in part; the DPSR disk is untouched";
+        let again = "run the same restore again";
+        let damaged = reading.run(&mut engine, &mut sink).map_err(|e| e.left(unfinished).next(again))?;
+        disk.flush()
+            .map_err(|error| Error::device("flushing", disk.name(), &error).left(unfinished).next(again))?;
+        Ok(Exported { size: self.plan.size, damaged })
+    }
+
+    /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
+    fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
+        let disk = FileDisk::open(&self.options.to, Access::Write)?;
+        let descriptor = disk.descriptor().expect("a file has a descriptor");
+        let now = Probe::of_descriptor(&self.roots, &self.options.to, descriptor)?;
+        if !now.same_storage(&self.probe) || now.size != self.probe.size || now.id() != self.probe.id() {
+            let why = "it is not the disk any more that the plan was made for";
+            return Err(refuse(&now, why).next("run restore again and read its plan"));
+        }
+        if let Some(usage) = in_use(&self.roots, &now).first() {
+            return Err(refuse(&now, usage.to_string()).next("stop that use first"));
+        }
+        let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
+        Ok((disk, lock))
+    }
+}

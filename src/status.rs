@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What would happen if the primary died now, and how the copy is.
+
+use serde::Serialize;
+
+use crate::changes::Mode;
+use crate::format::index::{Record, Volume, extents};
+use crate::format::superblock::State;
+use crate::format::undo::Layout;
+use crate::open::{OpenStore, writer};
+use crate::store::contents::Contents;
+use crate::store::room::room;
+use crate::units::{Bytes, Generation};
+
+/// How many of the newest generations tell the present rate.
+const RATE_OVER: usize = 10;
+
+/// One generation in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct GenerationStatus {
+    /// Its number.
+    pub generation: Generation,
+    /// When it was taken: seconds since 1970, UTC.
+    pub time: u64,
+    /// `current` or `history`.
+    pub state: &'static str,
+    /// Whether it is never dropped.
+    pub pinned: bool,
+    /// How it was made: `full`, `digest` or `compare`.
+    pub mode: &'static str,
+    /// Bytes in chunks that had changed since the generation before.
+    pub bytes_changed: Bytes,
+    /// Bytes written to the image to make it.
+    pub bytes_written_image: Bytes,
+    /// Room its undo store takes; none for the newest.
+    pub undo_size: Bytes,
+}
+
+/// The generations of a store, oldest first.
+pub fn generations(contents: &Contents) -> Vec<GenerationStatus> {
+    let current = contents.current();
+    let extent = contents.superblock.geometry.extent.0;
+    let listed =
+        contents.index.generations.iter().filter(|r| current.is_some_and(|last| r.generation <= last));
+    let status = |record: &Record| GenerationStatus {
+        generation: record.generation,
+        time: record.time,
+        state: if Some(record.generation) == current { "current" } else { "history" },
+        pinned: record.pinned,
+        mode: Mode::word_of(record.made.mode),
+        bytes_changed: record.made.changed,
+        bytes_written_image: record.made.image,
+        undo_size: Bytes(record.undo.as_ref().map_or(0, |undo| extents(&undo.runs) * extent)),
+    };
+    listed.map(status).collect()
+}
+
+/// One volume of the newest generation.
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeStatus {
+    /// Its number.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// Its label.
+    pub label: String,
+    /// Its size.
+    pub size: Bytes,
+    /// Whether it is left out.
+    pub left_out: bool,
+    /// The time it stands at; absent without a complete generation.
+    pub time: Option<u64>,
+    /// Where it stands on the DPSR disk, in bytes, if it is all in one piece there: `losetup -o` reads it
+    /// even without dpsr.
+    pub offset: Option<Bytes>,
+}
+
+/// Room for history.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoomStatus {
+    /// Bytes nobody uses.
+    pub free: Bytes,
+    /// Bytes that history takes and that may make way.
+    pub droppable: Bytes,
+    /// How many generations there is room for in all at the present rate; absent without a rate.
+    pub generations: Option<u64>,
+}
+
+/// The last scrub.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScrubStatus {
+    /// When it ended: seconds since 1970, UTC.
+    pub time: u64,
+    /// Damaged blocks it left.
+    pub damaged: u64,
+}
+
+/// Everything `dpsr status` tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The name of the pair.
+    pub pair: String,
+    /// The primary, by the path recorded.
+    pub primary: String,
+    /// The DPSR disk, by the path it was found at.
+    pub dpsr: String,
+    /// `clean`, `updating`, `filling` or `no-valid-generation`.
+    pub state: &'static str,
+    /// The newest complete generation.
+    pub generation: Option<Generation>,
+    /// Seconds since it was taken.
+    pub age: Option<u64>,
+    /// What would happen if the primary died now, in one line.
+    pub if_the_disk_died_now: String,
+    /// Who is writing to the store right now.
+    pub writer: Option<String>,
+    /// Superblock copies that are damaged or stale.
+    pub stale_superblocks: u32,
+    /// Index blocks of which one copy is bad.
+    pub bad_index_blocks: u64,
+    /// The volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// Room for history.
+    pub history: RoomStatus,
+    /// The last scrub, if there was one.
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// The status of `store` at `now`, seconds since 1970.
+pub fn status(store: &OpenStore, now: u64) -> Status {
+    let contents = &store.contents;
+    let generation = contents.current();
+    let record = generation.and_then(|generation| contents.index.record(generation));
+    let age = record.map(|record| now.saturating_sub(record.time));
+    let scrub = contents.index.scrub;
+    Status {
+        pair: store.config.name.clone(),
+        primary: store.config.primary.path.display().to_string(),
+        dpsr: store.dpsr.probe.name(),
+        state: contents.superblock.state.word(),
+        generation,
+        age,
+        if_the_disk_died_now: verdict(contents, record, age),
+        writer: writer(store),
+        stale_superblocks: contents.stale_superblocks,
+        bad_index_blocks: contents.bad_index_blocks,
+        volumes: volumes(contents, record),
+        history: history(contents),
+        scrub: (scrub.time > 0).then_some(ScrubStatus { time: scrub.time, damaged: scrub.damaged }),
+    }
+}
+
+fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> String {
+    let (Some(record), Some(age)) = (record, age) else {
+        return match contents.superblock.state {
+            State::NoValid { .. } => {
+                "If the primary died now, everything would be lost: a copy without undo \
+                has not ended yet, and there is no valid generation."
+                    .into()
+            }
+            _ => "If the primary died now, everything would be lost: the first copy is not complete yet."
+                .into(),
+        };
+    };
+    let oldest = record.volume_times.iter().min().map_or(age, |time| age + record.time.saturating_sub(*time));
+    let behind = if oldest > age { format!(" (some volumes {} ago)", span(oldest)) } else { String::new() };
+    let roll = match contents.superblock.state {
+        State::Updating { .. } => " An unfinished sync would be rolled back first.",
+        _ => "",
+    };
+    format!(
+        "If the primary died now, generation {} from {} ago{behind} would come back; whatever was written since \
+         would be lost.{roll}",
+        record.generation,
+        span(age)
+    )
+}
+
+/// A time span for people: the largest unit that fits, and the next.
+pub fn span(seconds: u64) -> String {
+    let units = [(86400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let Some(first) = units.iter().position(|(unit, _)| seconds >= *unit) else { return "0 s".into() };
+    let (unit, name) = units[first];
+    let head = format!("{} {name}", seconds / unit);
+    match units.get(first + 1) {
+        Some((small, small_name)) if seconds % unit >= *small && first < 2 => {
+            format!("{head} {} {small_name}", seconds % unit / small)
+        }
+        _ => head,
+    }
+}
+
+fn volumes(contents: &Contents, record: Option<&Record>) -> Vec<VolumeStatus> {
+    let map = record.map_or_else(|| contents.newest_map(), |record| contents.map_of(record));
+    let image = contents.image(map);
+    let offset = |volume: &Volume| {
+        let stretch = image.stretch(volume.start);
+        let whole = volume.size > Bytes::ZERO && stretch.range.end >= volume.start + volume.size;
+        stretch.at.filter(|_| whole && !volume.left_out)
+    };
+    let status = |(i, volume): (usize, &Volume)| VolumeStatus {
+        name: volume.name.clone(),
+        id: volume.id.clone(),
+        label: volume.label.clone(),
+        size: volume.size,
+        left_out: volume.left_out,
+        time: record.filter(|_| !volume.left_out).and_then(|record| record.volume_times.get(i).copied()),
+        offset: offset(volume),
+    };
+    map.volumes.iter().enumerate().map(status).collect()
+}
+
+fn history(contents: &Contents) -> RoomStatus {
+    let geometry = contents.superblock.geometry;
+    let room = room(&contents.index, &geometry);
+    let sizes = contents.index.generations.iter().rev().filter_map(|record| record.undo.as_ref());
+    let sizes: Vec<u64> = sizes
+        .take(RATE_OVER)
+        .map(|undo| geometry.extents_for(Layout { entries: undo.entries }.size()) * geometry.extent.0)
+        .collect();
+    let average = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64).filter(|average| *average > 0);
+    let generations = average.map(|average| (room.free + room.droppable).0 / average);
+    RoomStatus { free: room.free, droppable: room.droppable, generations }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn spans_read_well() {
+        let shown: Vec<_> = [0, 59, 60, 3600, 3660, 90_000, 86_400 * 40].map(span).into();
+        assert_eq!(shown, ["0 s", "59 s", "1 min", "1 h", "1 h 1 min", "1 d 1 h", "40 d"]);
+    }
+}
