@@ -140,9 +140,17 @@ impl Sink for Sparse<'_> {
     }
 
     fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
-        let len = (range.end - range.start).usize();
-        let zero = batch.bytes()[offset..offset + len].iter().all(|&byte| byte == 0);
-        if zero { Ok(()) } else { self.sink.write(batch, self.target, &range, offset) }
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at.round_down(CHUNK) + Bytes(CHUNK)).min(range.end);
+            let here = offset + (at - range.start).usize();
+            let part = &batch.bytes()[here..here + (end - at).usize()];
+            if part.iter().any(|&byte| byte != 0) {
+                self.sink.write(batch, self.target, &(at..end), here)?;
+            }
+            at = end;
+        }
+        Ok(())
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) trait Identity {
     fn names(&self) -> (Option<&str>, Option<&str>);
     /// The inode of the file it is or lies in.
     fn inode(&self) -> Option<u64>;
+    /// Whether nothing but its size is known of it: then only its recorded path can tell it from others.
+    fn is_anonymous(&self) -> bool {
+        false
+    }
     /// The proof that lies in the disk's own bytes; the error says what is there instead.
     fn read(&self, probe: &Probe, disk: &FileDisk) -> Result<Self::Evidence, String>;
 }
@@ -47,6 +51,9 @@ impl Identity for PrimaryRecord {
     }
     fn inode(&self) -> Option<u64> {
         None
+    }
+    fn is_anonymous(&self) -> bool {
+        self.table.is_none() && self.serial.is_none() && self.wwn.is_none()
     }
     fn read(&self, _: &Probe, disk: &FileDisk) -> Result<Table, String> {
         let table = Table::read(disk, self.block).map_err(|error| error.to_string())?;

@@ -30,7 +30,7 @@ fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>
     let Some(node) = here.probe.node(roots) else { return Ok(()) };
     let (serial, wwn) = identity.names();
     let named = serial.is_some() && here.probe.serial.is_some() || wwn.is_some() && here.probe.wwn.is_some();
-    if named || identity.inode().is_some() {
+    if named || identity.inode().is_some() || identity.is_anonymous() {
         return Ok(());
     }
     match candidates(roots, identity).into_iter().find(|other| !related(&node, other)) {
@@ -42,7 +42,9 @@ fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>
 fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: &Error) -> Result<PathBuf> {
     let mut candidates = candidates(roots, identity);
     let all = candidates.clone();
-    candidates.retain(|node| !all.iter().any(|top| is_multipath(top) && built_on(top, node)));
+    candidates.retain(|node| {
+        !identity.is_anonymous() && !all.iter().any(|top| is_multipath(top) && built_on(top, node))
+    });
     match &candidates[..] {
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),

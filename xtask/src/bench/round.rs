@@ -16,8 +16,8 @@ use crate::dpsr::Dpsr;
 use crate::json::Json;
 
 /// The bars of the design, as multiples of fio's best.
-const BAR_READ: f64 = 1.10;
-const BAR_COPY: f64 = 1.15;
+const BAR_READ: f64 = 1.05;
+const BAR_COPY: f64 = 1.10;
 
 /// Whether `tool` was asked for; all are when none was named.
 pub fn wants(tools: &[String], tool: &str) -> bool {
