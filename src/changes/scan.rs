@@ -59,11 +59,15 @@ pub struct DigestScan<'a> {
 }
 
 impl DigestScan<'_> {
-    fn old(&mut self, chunk: u64) -> Result<digests::Raw> {
-        if self.scan.is_fresh(chunk) {
-            return Ok([0; digests::DIGEST]);
+    /// Adds `chunk` if its digest is not the recorded one. The image of a fresh chunk is zeros, but the
+    /// table may still have the digest from before it was left out: either must be put right.
+    fn look(&mut self, chunk: u64, digest: digests::Raw) -> Result<()> {
+        let recorded = self.table.get(self.table_disk, Chunk(chunk))?;
+        let unwritten = self.scan.is_fresh(chunk) && digest != [0; digests::DIGEST];
+        if recorded != digest || unwritten {
+            self.scan.set.insert(Chunk(chunk));
         }
-        self.table.get(self.table_disk, Chunk(chunk))
+        Ok(())
     }
 }
 
@@ -82,20 +86,12 @@ impl Work for DigestScan<'_> {
     fn process(&mut self, step: Step, batch: &mut Batch) -> Result<()> {
         self.scan.advance(&step, 1);
         if step.zeros {
-            for chunk in step.chunks {
-                if self.old(chunk)? != [0; digests::DIGEST] {
-                    self.scan.set.insert(Chunk(chunk));
-                }
-            }
-            return Ok(());
+            return step.chunks.into_iter().try_for_each(|chunk| self.look(chunk, [0; digests::DIGEST]));
         }
         self.scan.source.blank(step.chunks.clone(), batch.bytes_mut());
         let (chunks, _) = batch.bytes().as_chunks();
         for (chunk, bytes) in step.chunks.zip(chunks) {
-            let digest = self.key.digest(bytes);
-            if self.old(chunk)? != digest.0 {
-                self.scan.set.insert(Chunk(chunk));
-            }
+            self.look(chunk, self.key.digest(bytes).0)?;
         }
         Ok(())
     }
@@ -140,12 +136,10 @@ impl Work for CompareScan<'_> {
         } else {
             self.scan.source.blank(step.chunks.clone(), new);
         }
-        let pairs = old.chunks_mut(CHUNK as usize).zip(new.chunks(CHUNK as usize));
+        let pairs = old.chunks(CHUNK as usize).zip(new.chunks(CHUNK as usize));
         for (chunk, (old, new)) in step.chunks.zip(pairs) {
-            if self.scan.is_fresh(chunk) {
-                old.fill(0);
-            }
-            if old != new {
+            // What the table says of a fresh chunk is not looked at here, so it is always put right.
+            if old != new || self.scan.is_fresh(chunk) {
                 self.scan.set.insert(Chunk(chunk));
             }
         }

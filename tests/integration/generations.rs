@@ -149,3 +149,21 @@ fn single_volumes_move_and_the_rest_stays_at_its_time() {
     world.sync(Mode::Digest).unwrap();
     world.check();
 }
+
+#[test]
+fn a_digest_from_before_a_partition_was_left_out_hides_nothing() {
+    let parts = |out| vec![volume("table", 0, 0, false), volume("1", MIB, 2 * MIB, out)];
+    let mut world = World::new(stamped(SIZE, 8), parts(false), 40 * MIB, |disk| Arc::new(disk));
+    let content = world.primary[MIB as usize..3 * MIB as usize].to_vec();
+    world.sync(Mode::Digest).unwrap();
+    world.disks.volumes = parts(true);
+    world.sync(Mode::Digest).unwrap();
+    // Kept again while it holds zeros: its new extents hold zeros too, but the table remembers the content.
+    world.write(MIB as usize, &vec![0; 2 * MIB as usize]);
+    world.disks.volumes = parts(false);
+    world.sync(Mode::Digest).unwrap();
+    world.check();
+    world.write(MIB as usize, &content);
+    world.sync(Mode::Digest).unwrap();
+    world.check();
+}
