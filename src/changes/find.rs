@@ -11,6 +11,7 @@ use crate::disk::ReadDisk;
 use crate::engine::digest::DigestKey;
 use crate::engine::{Engine, ReadId};
 use crate::error::Result;
+use crate::format::digests::DIGEST;
 use crate::progress::Progress;
 use crate::store::space::Space;
 use crate::store::table::TableReader;
@@ -89,6 +90,8 @@ impl Search<'_> {
         let places: Vec<_> = self.space.image.placed(self.chunks).collect();
         let total = places.iter().map(|place| Bytes((place.end - place.start) * CHUNK)).sum();
         self.progress.begin("looking for changes", total);
+        let (mut table, fresh) =
+            (TableReader::new(self.space.table.clone(), self.chunks)?, self.fresh.clone());
         let scan = Scan {
             source: self.source,
             walk: Walk::new(self.source, self.primary, places),
@@ -111,7 +114,15 @@ impl Search<'_> {
                 work.scan
             }
         };
-        Ok(Found { set: scan.set, read: scan.read })
+        let Scan { mut set, read, .. } = scan;
+        // A chunk that was left out for a time still has the digest it had before: even where it stays zero,
+        // its digest must change, or the day it gets its old bytes back would go unseen.
+        for chunk in fresh.into_iter().flatten().map(Chunk) {
+            if table.get(self.dpsr, chunk)? != [0; DIGEST] {
+                set.insert(chunk);
+            }
+        }
+        Ok(Found { set, read })
     }
 }
 
