@@ -123,6 +123,15 @@ impl Contents {
         }
     }
 
+    /// The newest generation whose undo store, if it has one, lies over the image: of an interrupted sync the
+    /// one it was making, for what it has overwritten so far stands in the undo store of the one before.
+    pub fn newest(&self) -> Option<Generation> {
+        match self.superblock.state {
+            State::Updating { to, .. } => Some(to),
+            _ => self.current(),
+        }
+    }
+
     /// The record of `generation`, or an error that lists what there is.
     pub fn record(&self, generation: Generation) -> Result<&Record> {
         let current = self.current();

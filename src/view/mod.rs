@@ -43,7 +43,7 @@ impl<'a> View<'a> {
     /// The view of `generation`.
     pub fn of(contents: &'a Contents, generation: Generation) -> Result<Self> {
         let record = contents.record(generation)?;
-        let last = contents.current().expect("a record was found, so there is a newest generation");
+        let last = contents.newest().expect("a record was found, so there is a newest generation");
         let mut layers = Vec::new();
         let mut other_places: Vec<Placement> = Vec::new();
         let mut map = record.map;
