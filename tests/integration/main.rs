@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests that need neither root nor a special kernel.
 
+mod cuts;
+mod faults;
 mod generations;
+mod powercut;
 mod world;
