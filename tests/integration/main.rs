@@ -3,6 +3,8 @@
 
 mod cuts;
 mod faults;
+mod flips;
 mod generations;
 mod powercut;
+mod repartition;
 mod world;

@@ -198,6 +198,7 @@ fn scenes() -> Vec<Scene> {
     let out = |start, size| vec![volume("table", 0, 0, false), volume("1", start, size, true)];
     let mut stage = Stage::with(2, out(MIB / 2, MIB));
     stage.change(34, 6);
+    stage.world.write(MIB as usize / 2 + 100_000, &[0; 200_000]);
     stage.world.disks.volumes = out(MIB, MIB / 2 + 512);
     scenes.push(stage.scene("repartitioned", 12, |world| drop(world.sync(Mode::Digest).unwrap())));
 
@@ -291,6 +292,8 @@ fn check(scene: &Scene, disk: Overlay, dice: &mut Dice) {
         assert!(same(&bytes, &world.expected[&contents.current().unwrap().0]), "before the roll-back");
     }
     let store = recovered(&world);
+    let healed = contents::read(&world.disks.dpsr, &world.disks.partition).unwrap().unwrap();
+    assert_eq!(healed.stale_superblocks, 0);
     let list = world.generations();
     let next = match store.contents.superblock.state {
         State::Clean(generation) => {
