@@ -9,7 +9,7 @@ use crate::changes::walk::{Step, Walk};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
 use crate::engine::{Batch, Engine, Work, WriteId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::digests::{DIGEST, PER_CHUNK};
 use crate::progress::Progress;
 use crate::store::placement::Placement;
@@ -76,10 +76,10 @@ impl Filling<'_> {
         let numbers = chunks.start / PER_CHUNK..chunks.end.div_ceil(PER_CHUNK);
         let table = numbers.map(|number| {
             let known = number * PER_CHUNK < done;
-            if known { TableChunk::read(self.disk, &self.table, number) } else { TableChunk::blank(number) }
+            if known { self.known(number) } else { TableChunk::blank(number) }
         });
         let table: Vec<TableChunk> = table.collect::<Result<_>>()?;
-        let before: Vec<Vec<u8>> = table.iter().map(|chunk| chunk.bytes().to_vec()).collect();
+        let before = if chunks.start < done { self.forget(&table)? } else { copies(&table) };
         let clipped = self.image.placed(self.chunks).filter_map(|place| {
             let clip = place.start.max(chunks.start)..place.end.min(chunks.end);
             (clip.start < clip.end).then_some(clip)
@@ -95,9 +95,38 @@ impl Filling<'_> {
         self.flush()
     }
 
+    /// Chunk `number` of the table as an interrupted copy left it. It may have been cut while this very chunk
+    /// was written; then no digest in it is known, and what it covers is copied again.
+    fn known(&self, number: u64) -> Result<TableChunk> {
+        match TableChunk::read(self.disk, &self.table, number) {
+            Err(error) if error.kind() == Kind::Damaged => {
+                let mut chunk = TableChunk::unknown(number)?;
+                chunk.write(self.disk, &self.table)?;
+                Ok(chunk)
+            }
+            found => found,
+        }
+    }
+
+    /// Makes the digests of a window that is visited again unknown on the disk, before its image changes: an
+    /// interruption would leave digests of what the image held before, and hide that it holds something else.
+    fn forget(&self, table: &[TableChunk]) -> Result<Vec<Vec<u8>>> {
+        let unknown = table.iter().map(|chunk| TableChunk::unknown(chunk.number));
+        let mut unknown: Vec<TableChunk> = unknown.collect::<Result<_>>()?;
+        for (unknown, known) in unknown.iter_mut().zip(table) {
+            unknown.write_changed(self.disk, &self.table, known.bytes())?;
+        }
+        self.flush()?;
+        Ok(copies(&unknown))
+    }
+
     fn flush(&self) -> Result<()> {
         self.disk.flush().map_err(|error| Error::device("flushing", self.disk.name(), &error))
     }
+}
+
+fn copies(table: &[TableChunk]) -> Vec<Vec<u8>> {
+    table.iter().map(|chunk| chunk.bytes().to_vec()).collect()
 }
 
 /// One window on its way.

@@ -28,6 +28,10 @@ pub const BASE: Chunk = Chunk(1 << 40);
 const MAGIC: [u8; 4] = *b"DPdg";
 const HEADER: usize = 16;
 
+/// Stands for a digest that is not known: while a copy without undo is under way, and of chunks that have no
+/// place. No chunk has it, because digests are keyed.
+pub const UNKNOWN: Raw = [0xff; DIGEST];
+
 /// A digest as it stands in the table.
 pub type Raw = [u8; DIGEST];
 

@@ -49,6 +49,7 @@ fn read_superblock(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Opti
     let size = partition.end - partition.start;
     let mut copies: Vec<Superblock> = Vec::new();
     let mut reasons = Vec::new();
+    let mut failed = None;
     for location in Geometry::superblocks_in(size) {
         let mut block = buffer(superblock::SIZE)?;
         match read_exact_at(disk, partition.start + location, &mut block) {
@@ -58,13 +59,14 @@ fn read_superblock(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Opti
                 Parsed::Damaged(why) => reasons.push(why),
                 Parsed::NotOurs => {}
             },
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     let Some(winner) = copies.iter().max_by_key(|copy| copy.sequence).cloned() else {
-        return match reasons.first() {
-            None => Ok(None),
-            Some(why) => Err(damaged(disk, &format!("no superblock copy is good: {why}"))),
+        return match (failed, reasons.first()) {
+            (Some(error), _) => Err(error),
+            (None, None) => Ok(None),
+            (None, Some(why)) => Err(damaged(disk, &format!("no superblock copy is good: {why}"))),
         };
     };
     if copies.iter().any(|copy| copy.sequence == winner.sequence && *copy != winner) {
@@ -87,14 +89,17 @@ pub fn read_index(
     }
     let locations = [0, 1].map(|copy| geometry.index(root.slot, copy));
     let mut copies = [buffer(size.usize())?, buffer(size.usize())?];
+    let mut failed = None;
     for (copy, location) in copies.iter_mut().zip(locations) {
         // A copy that cannot be read is a bad copy: zeros parse as such.
-        if read_exact_at(disk, base + location, copy).is_err() {
+        if let Err(error) = read_exact_at(disk, base + location, copy) {
             copy.fill(0);
+            failed = Some(error);
         }
     }
-    let (payload, bad) = Index::assemble(root, [&copies[0], &copies[1]], locations)
-        .map_err(|why| damaged(disk, &format!("the index cannot be read: {why}")))?;
+    let (payload, bad) = Index::assemble(root, [&copies[0], &copies[1]], locations).map_err(|why| {
+        failed.unwrap_or_else(|| damaged(disk, &format!("the index cannot be read: {why}")))
+    })?;
     let index = Index::unpack(&payload, geometry)
         .map_err(|why| damaged(disk, &format!("the index does not hold together: {why}")))?;
     Ok((index, bad))
@@ -120,6 +125,15 @@ impl Contents {
             State::Clean(generation) => Some(generation),
             State::Updating { from, .. } => Some(from),
             State::Filling { .. } | State::NoValid { .. } => None,
+        }
+    }
+
+    /// The newest generation whose undo store, if it has one, lies over the image: of an interrupted sync the
+    /// one it was making, for what it has overwritten so far stands in the undo store of the one before.
+    pub fn newest(&self) -> Option<Generation> {
+        match self.superblock.state {
+            State::Updating { to, .. } => Some(to),
+            _ => self.current(),
         }
     }
 

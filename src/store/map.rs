@@ -45,6 +45,12 @@ pub fn needed_count(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> u64
     needed(volumes, disk, geometry).iter().map(|range| u64::from(range.end - range.start)).sum()
 }
 
+/// How many extents an image with these volumes takes that `old` does not have.
+pub fn fresh_count(old: &Map, volumes: &[Volume], geometry: &Geometry) -> u64 {
+    let needed = needed(volumes, old.disk, geometry).into_iter().flatten();
+    needed.filter(|&at| placed_at(&old.runs, at).0.is_none()).count() as u64
+}
+
 /// A map for `volumes` that keeps every extent `old` already has, and the runs that are new in it; `None`
 /// if `free` runs out. Nothing of `free` is given back then, so the caller works on a copy.
 pub fn follow(

@@ -83,6 +83,14 @@ impl TableChunk {
         Ok(Self { number, bytes: buffer(CHUNK as usize)? })
     }
 
+    /// Chunk `number` with no digest known.
+    pub fn unknown(number: u64) -> Result<Self> {
+        let mut chunk = Self::blank(number)?;
+        chunk.covers().for_each(|covered| chunk.set(Chunk(covered), digests::UNKNOWN));
+        chunk.seal();
+        Ok(chunk)
+    }
+
     /// Reads and checks chunk `number` of the table at `placement`.
     pub fn read(disk: &dyn ReadDisk, placement: &Placement, number: u64) -> Result<Self> {
         let mut chunk = Self::blank(number)?;
@@ -120,6 +128,12 @@ impl TableChunk {
             digests::seal(page, number);
         }
         &self.bytes
+    }
+
+    /// Seals the pages and writes them all.
+    pub fn write(&mut self, disk: &dyn WriteDisk, placement: &Placement) -> Result<()> {
+        let at = placement.chunk(Chunk(self.number)).ok_or_else(|| no_place(disk))?;
+        write_all_at(disk, at, self.seal())
     }
 
     /// Seals the pages and writes those in which any byte differs from `before`.

@@ -20,13 +20,22 @@ impl Session<'_> {
     /// Gives up every generation, because it was asked to, and copies afresh.
     pub(super) fn afresh(&mut self, from: Generation) -> Result<Report> {
         if !self.request.dry_run {
-            let mut index = self.store.contents.index.clone();
-            let newest = self.store.contents.newest_map().id;
-            index.generations.clear();
-            index.drop_unused_maps(newest);
-            self.store.change(State::NoValid { done: 0, to: from.next() }, index)?;
+            self.store.mark(State::NoValid { done: 0, to: from.next() })?;
         }
         self.first(0)
+    }
+
+    /// Frees what the generations given up took. This is a flip of its own: until the one to `NoValid`, the
+    /// index slot to be written may hold the index that the roll-back of an interrupted sync returns to.
+    fn forget_generations(&mut self) -> Result<()> {
+        let mut index = self.store.contents.index.clone();
+        if index.generations.is_empty() {
+            return Ok(());
+        }
+        let newest = self.store.contents.newest_map().id;
+        index.generations.clear();
+        index.drop_unused_maps(newest);
+        self.store.change(self.store.contents.superblock.state, index)
     }
 
     /// Copies everything; chunks below `done` only where they differ.
@@ -40,6 +49,7 @@ impl Session<'_> {
         if self.request.dry_run {
             return Ok(self.planned(generation));
         }
+        self.forget_generations()?;
         let done = self.follow_volumes(done)?;
         let filled = self.fill(done, generation)?;
         self.commit_first(generation, &filled)?;
@@ -88,7 +98,7 @@ impl Session<'_> {
         let map = contents.newest_map().clone();
         let (image, table) = (contents.image(&map), contents.table());
         self.store.prove()?;
-        table::clear(self.disks.dpsr.as_ref(), &table, done / PER_CHUNK)?;
+        table::clear(self.disks.dpsr.as_ref(), &table, done.div_ceil(PER_CHUNK))?;
         self.store.flush()?;
         let mut disks = EngineDisks::default();
         let primary = disks.add_read(self.disks.primary.clone());

@@ -94,15 +94,10 @@ impl Session<'_> {
         }
         let geometry = self.store.contents.superblock.geometry;
         let volumes = self.disks.volumes.clone();
-        let wanted = map::needed_count(&volumes, old.disk, &geometry);
-        let kept = crate::format::index::extents(&old.runs);
         let mut trial = Free::of(&self.store.contents.index, &geometry);
         if !self.request.dry_run && map::follow(&old, volumes.clone(), &geometry, &mut trial).is_none() {
-            room::make(
-                &mut self.store,
-                Need { entries: 0, fresh: wanted.saturating_sub(kept).max(1) },
-                None,
-            )?;
+            let fresh = map::fresh_count(&old, &volumes, &geometry);
+            room::make(&mut self.store, Need { entries: 0, fresh }, None)?;
         }
         let mut free = Free::of(&self.store.contents.index, &geometry);
         let (map, fresh) = map::follow(&old, volumes, &geometry, &mut free).ok_or_else(|| {

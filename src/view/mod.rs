@@ -12,7 +12,6 @@ pub mod segments;
 
 use crate::error::Result;
 use crate::format::index::{Map, Record};
-use crate::format::superblock::State;
 use crate::store::Contents;
 use crate::store::placement::Placement;
 use crate::store::undo::UndoReader;
@@ -44,11 +43,7 @@ impl<'a> View<'a> {
     /// The view of `generation`.
     pub fn of(contents: &'a Contents, generation: Generation) -> Result<Self> {
         let record = contents.record(generation)?;
-        // An interrupted sync is looked at as if it were rolled back: its undo store is one layer more.
-        let last = match contents.superblock.state {
-            State::Updating { to, .. } => to,
-            _ => contents.current().expect("a record was found, so there is a newest generation"),
-        };
+        let last = contents.newest().expect("a record was found, so there is a newest generation");
         let mut layers = Vec::new();
         let mut other_places: Vec<Placement> = Vec::new();
         let mut map = record.map;
