@@ -23,7 +23,7 @@ pub struct Scan<'a> {
     /// In which order it is visited.
     pub walk: Walk<'a>,
     /// Extents of the image that are new in the next generation: they hold zeros, whatever the digest
-    /// table still says of them.
+    /// table still says of them. What it says wrongly counts as a change, so that it is put right.
     pub fresh: Vec<Range<u64>>,
     /// What was found.
     pub set: ChangeSet,
@@ -59,11 +59,12 @@ pub struct DigestScan<'a> {
 }
 
 impl DigestScan<'_> {
-    fn old(&mut self, chunk: u64) -> Result<digests::Raw> {
-        if self.scan.is_fresh(chunk) {
-            return Ok([0; digests::DIGEST]);
+    fn visit(&mut self, chunk: u64, new: digests::Raw) -> Result<()> {
+        let differs = self.table.get(self.table_disk, Chunk(chunk))? != new;
+        if differs || new != [0; digests::DIGEST] && self.scan.is_fresh(chunk) {
+            self.scan.set.insert(Chunk(chunk));
         }
-        self.table.get(self.table_disk, Chunk(chunk))
+        Ok(())
     }
 }
 
@@ -82,26 +83,19 @@ impl Work for DigestScan<'_> {
     fn process(&mut self, step: Step, batch: &mut Batch) -> Result<()> {
         self.scan.advance(&step, 1);
         if step.zeros {
-            for chunk in step.chunks {
-                if self.old(chunk)? != [0; digests::DIGEST] {
-                    self.scan.set.insert(Chunk(chunk));
-                }
-            }
-            return Ok(());
+            return step.chunks.into_iter().try_for_each(|chunk| self.visit(chunk, [0; digests::DIGEST]));
         }
         self.scan.source.blank(step.chunks.clone(), batch.bytes_mut());
         let (chunks, _) = batch.bytes().as_chunks();
         for (chunk, bytes) in step.chunks.zip(chunks) {
-            let digest = self.key.digest(bytes);
-            if self.old(chunk)? != digest.0 {
-                self.scan.set.insert(Chunk(chunk));
-            }
+            self.visit(chunk, self.key.digest(bytes).0)?;
         }
         Ok(())
     }
 }
 
-/// Finds changes by comparing the primary with the image: trusts no table.
+/// Finds changes by comparing the primary with the image: trusts no table, and looks into it only to put
+/// right what it says of new extents.
 pub struct CompareScan<'a> {
     /// What is scanned.
     pub scan: Scan<'a>,
@@ -109,6 +103,10 @@ pub struct CompareScan<'a> {
     pub image_disk: ReadId,
     /// Where the image stands.
     pub image: Placement,
+    /// The digests of the last generation.
+    pub table: TableReader,
+    /// The disk the table stands on.
+    pub table_disk: &'a dyn ReadDisk,
 }
 
 impl Work for CompareScan<'_> {
@@ -142,10 +140,12 @@ impl Work for CompareScan<'_> {
         }
         let pairs = old.chunks_mut(CHUNK as usize).zip(new.chunks(CHUNK as usize));
         for (chunk, (old, new)) in step.chunks.zip(pairs) {
+            let mut stale = false;
             if self.scan.is_fresh(chunk) {
                 old.fill(0);
+                stale = self.table.get(self.table_disk, Chunk(chunk))? != [0; digests::DIGEST];
             }
-            if old != new {
+            if old != new || stale {
                 self.scan.set.insert(Chunk(chunk));
             }
         }

@@ -88,7 +88,7 @@ impl Session<'_> {
         let map = contents.newest_map().clone();
         let (image, table) = (contents.image(&map), contents.table());
         self.store.prove()?;
-        table::clear(self.disks.dpsr.as_ref(), &table, done / PER_CHUNK)?;
+        table::clear(self.disks.dpsr.as_ref(), &table, done.div_ceil(PER_CHUNK))?;
         self.store.flush()?;
         let mut disks = EngineDisks::default();
         let primary = disks.add_read(self.disks.primary.clone());
