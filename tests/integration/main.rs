@@ -3,4 +3,5 @@
 
 mod digests;
 mod generations;
+mod oracle;
 mod world;
