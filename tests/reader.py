@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""An independent reader of DPSR stores, written from docs/FORMAT.md. Reads only; needs nothing but Python.
+"""A second reader of DPSR stores, after docs/FORMAT.md; shares no code with dpsr. Reads only, plain Python.
 
   reader.py [--base BYTES --size BYTES] IMAGE info
   reader.py [--base BYTES --size BYTES] IMAGE export N OUT|--hash       (OUT "-" is standard output)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this code writes, `tests/reader.py` reads: a second reader, written from `docs/FORMAT.md` alone.
+//! What this code writes, `tests/reader.py` reads: a second reader, which shares no code with it.
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests")]
 
 use std::fs;
