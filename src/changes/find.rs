@@ -106,7 +106,9 @@ impl Search<'_> {
                 work.scan
             }
             Mode::Compare => {
-                let mut work = CompareScan { scan, image_disk: self.image_disk, image: self.space.image };
+                let table = TableReader::new(self.space.table, self.chunks)?;
+                let (image_disk, image, table_disk) = (self.image_disk, self.space.image, self.dpsr);
+                let mut work = CompareScan { scan, image_disk, image, table, table_disk };
                 engine.run(&mut work)?;
                 work.scan
             }

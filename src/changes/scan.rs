@@ -23,7 +23,7 @@ pub struct Scan<'a> {
     /// In which order it is visited.
     pub walk: Walk<'a>,
     /// Extents of the image that are new in the next generation: they hold zeros, whatever the digest
-    /// table still says of them.
+    /// table still says of them. What it says wrongly counts as a change, so that it is put right.
     pub fresh: Vec<Range<u64>>,
     /// What was found.
     pub set: ChangeSet,
@@ -59,12 +59,9 @@ pub struct DigestScan<'a> {
 }
 
 impl DigestScan<'_> {
-    /// Adds `chunk` if its digest is not the recorded one. The image of a fresh chunk is zeros, but the
-    /// table may still have the digest from before it was left out: either must be put right.
-    fn look(&mut self, chunk: u64, digest: digests::Raw) -> Result<()> {
-        let recorded = self.table.get(self.table_disk, Chunk(chunk))?;
-        let unwritten = self.scan.is_fresh(chunk) && digest != [0; digests::DIGEST];
-        if recorded != digest || unwritten {
+    fn visit(&mut self, chunk: u64, new: digests::Raw) -> Result<()> {
+        let differs = self.table.get(self.table_disk, Chunk(chunk))? != new;
+        if differs || new != [0; digests::DIGEST] && self.scan.is_fresh(chunk) {
             self.scan.set.insert(Chunk(chunk));
         }
         Ok(())
@@ -86,18 +83,19 @@ impl Work for DigestScan<'_> {
     fn process(&mut self, step: Step, batch: &mut Batch) -> Result<()> {
         self.scan.advance(&step, 1);
         if step.zeros {
-            return step.chunks.into_iter().try_for_each(|chunk| self.look(chunk, [0; digests::DIGEST]));
+            return step.chunks.into_iter().try_for_each(|chunk| self.visit(chunk, [0; digests::DIGEST]));
         }
         self.scan.source.blank(step.chunks.clone(), batch.bytes_mut());
         let (chunks, _) = batch.bytes().as_chunks();
         for (chunk, bytes) in step.chunks.zip(chunks) {
-            self.look(chunk, self.key.digest(bytes).0)?;
+            self.visit(chunk, self.key.digest(bytes).0)?;
         }
         Ok(())
     }
 }
 
-/// Finds changes by comparing the primary with the image: trusts no table.
+/// Finds changes by comparing the primary with the image: trusts no table, and looks into it only to put
+/// right what it says of new extents.
 pub struct CompareScan<'a> {
     /// What is scanned.
     pub scan: Scan<'a>,
@@ -105,6 +103,10 @@ pub struct CompareScan<'a> {
     pub image_disk: ReadId,
     /// Where the image stands.
     pub image: Placement,
+    /// The digests of the last generation.
+    pub table: TableReader,
+    /// The disk the table stands on.
+    pub table_disk: &'a dyn ReadDisk,
 }
 
 impl Work for CompareScan<'_> {
@@ -136,10 +138,14 @@ impl Work for CompareScan<'_> {
         } else {
             self.scan.source.blank(step.chunks.clone(), new);
         }
-        let pairs = old.chunks(CHUNK as usize).zip(new.chunks(CHUNK as usize));
+        let pairs = old.chunks_mut(CHUNK as usize).zip(new.chunks(CHUNK as usize));
         for (chunk, (old, new)) in step.chunks.zip(pairs) {
-            // What the table says of a fresh chunk is not looked at here, so it is always put right.
-            if old != new || self.scan.is_fresh(chunk) {
+            let mut stale = false;
+            if self.scan.is_fresh(chunk) {
+                old.fill(0);
+                stale = self.table.get(self.table_disk, Chunk(chunk))? != [0; digests::DIGEST];
+            }
+            if old != new || stale {
                 self.scan.set.insert(Chunk(chunk));
             }
         }

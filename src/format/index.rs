@@ -120,7 +120,7 @@ pub struct Record {
     pub map: u32,
     /// Never dropped to make room.
     pub pinned: bool,
-    /// Whether the image was complete: every volume stands at this generation's time.
+    /// The time each volume of the map stands at, in the order of the map: seconds since 1970, UTC.
     pub volume_times: Vec<u64>,
     /// Sum over all digests: what the digest table of this generation must add up to.
     pub root: [u8; 32],
@@ -218,6 +218,12 @@ impl Index {
         for runs in self.all_runs() {
             check_runs(runs, geometry)?;
         }
+        self.check_owners()?;
+        let mut ids: Vec<u32> = self.maps.iter().map(|map| map.id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("two of its maps have one number".into());
+        }
         let mut last = 0;
         for record in &self.generations {
             if record.generation.0 <= last {
@@ -227,8 +233,30 @@ impl Index {
             self.check_record(record, geometry)?;
         }
         let chunks = self.maps.iter().map(Map::chunks).max().unwrap_or(0);
-        if extents(&self.digests) < geometry.extents_for(digests::table_size(chunks)) {
+        if dense_extents(&self.digests) < geometry.extents_for(digests::table_size(chunks)) {
             return Err("its digest table is too short".into());
+        }
+        Ok(())
+    }
+
+    /// Every extent belongs to one object. Only maps may share extents, and only where each has it as the
+    /// same extent of the image: that is how generations before and after a repartitioning share it.
+    fn check_owners(&self) -> Result<(), String> {
+        let shift = |run: &Run| i64::from(run.extent.0) - i64::from(run.at);
+        let end = |run: &Run| run.extent.0 + run.count;
+        let maps = self.maps.iter().flat_map(|map| &map.runs).map(|run| (run, Some(shift(run))));
+        let others = self.all_runs().skip(1 + self.maps.len()).flatten().chain(&self.digests);
+        let mut all: Vec<_> = maps.chain(others.map(|run| (run, None))).collect();
+        all.sort_unstable_by_key(|(run, _)| run.extent.0);
+        // Runs that overlap at one place all agree, so comparing with the one that reaches furthest will do.
+        let mut furthest = (0, None);
+        for (run, shift) in all {
+            if run.extent.0 < furthest.0 && (shift.is_none() || shift != furthest.1) {
+                return Err(format!("extent {} belongs to two objects", run.extent.0));
+            }
+            if end(run) > furthest.0 {
+                furthest = (end(run), shift);
+            }
         }
         Ok(())
     }
@@ -242,7 +270,9 @@ impl Index {
         }
         if let Some(undo) = &record.undo {
             let sound = undo.entries <= MAX_ENTRIES && undo.image_entries <= undo.entries;
-            if !sound || extents(&undo.runs) < geometry.extents_for(Layout { entries: undo.entries }.size()) {
+            if !sound
+                || dense_extents(&undo.runs) < geometry.extents_for(Layout { entries: undo.entries }.size())
+            {
                 return Err(format!("the undo store of generation {} is too short", record.generation));
             }
         }
@@ -272,10 +302,11 @@ impl Index {
 
     /// The sealed blocks of `payload` as they stand from `location` on.
     pub fn seal(payload: &[u8], location: Bytes, version: u64) -> Vec<u8> {
+        let tag = tag(version, crc32c::crc32c(payload));
         let mut blocks = vec![0; Self::blocks_for(payload.len() as u64) as usize * BLOCK];
         for (i, (block, part)) in blocks.chunks_mut(BLOCK).zip(payload.chunks(PAYLOAD)).enumerate() {
             block[HEADER..HEADER + part.len()].copy_from_slice(part);
-            block::seal(block, MAGIC, Bytes(location.0 + (i * BLOCK) as u64), version);
+            block::seal(block, MAGIC, Bytes(location.0 + (i * BLOCK) as u64), tag);
         }
         blocks
     }
@@ -287,6 +318,7 @@ impl Index {
         copies: [&[u8]; 2],
         locations: [Bytes; 2],
     ) -> Result<(Vec<u8>, u64), String> {
+        let wanted = tag(root.version, root.crc);
         let mut payload = Vec::with_capacity(root.len as usize + PAYLOAD);
         let mut bad = 0;
         for i in 0..Self::blocks_for(root.len) as usize {
@@ -295,7 +327,7 @@ impl Index {
             for (copy, location) in copies.iter().zip(locations) {
                 let block = copy.get(at..at + BLOCK).unwrap_or(&[]);
                 match block::open(block, MAGIC, Bytes(location.0 + at as u64)) {
-                    Parsed::Ours((version, part)) if version == root.version => good = good.or(Some(part)),
+                    Parsed::Ours((tag, part)) if tag == wanted => good = good.or(Some(part)),
                     _ => bad += 1,
                 }
             }
@@ -309,9 +341,21 @@ impl Index {
     }
 }
 
+/// What ties a block to one payload. A version number alone is not enough: the version after a roll-back has
+/// the number of the one that was rolled back and stands in the same slot.
+fn tag(version: u64, crc: u32) -> u64 {
+    version ^ u64::from(crc) << 32
+}
+
 /// How many extents `runs` cover.
 pub fn extents(runs: &[Run]) -> u64 {
     runs.iter().map(|run| u64::from(run.count)).sum()
+}
+
+/// How many extents an object has from its start on without a gap.
+fn dense_extents(runs: &[Run]) -> u64 {
+    runs.iter()
+        .fold(0, |next, run| if u64::from(run.at) == next { next + u64::from(run.count) } else { next })
 }
 
 fn check_runs(runs: &[Run], geometry: &Geometry) -> Result<(), String> {
@@ -344,6 +388,9 @@ fn unpack_volume(unpacker: &mut Unpacker<'_>) -> Option<Volume> {
     let (id, name, label) = (unpacker.text()?, unpacker.text()?, unpacker.text()?);
     let (start, size, flags) = (Bytes(unpacker.u64()?), Bytes(unpacker.u64()?), unpacker.u8()?);
     start.0.checked_add(size.0)?;
+    if flags & !3 != 0 {
+        return None;
+    }
     Some(Volume { id, name, label, start, size, left_out: flags & 1 != 0, group: flags & 2 != 0 })
 }
 
@@ -354,7 +401,7 @@ fn pack_map(packer: &mut Packer, map: &Map) {
 
 fn unpack_map(unpacker: &mut Unpacker<'_>) -> Option<Map> {
     let (id, disk, block) = (unpacker.u32()?, Bytes(unpacker.u64()?), Bytes(unpacker.u64()?));
-    let plausible = disk.0 < 1 << 60 && block.0.is_power_of_two();
+    let plausible = disk.div_ceil(CHUNK) <= digests::BASE.0 && block.0.is_power_of_two();
     let map =
         Map { id, disk, block, volumes: unpacker.list(unpack_volume)?, runs: unpacker.list(unpack_run)? };
     plausible.then_some(map)
@@ -377,6 +424,9 @@ fn pack_record(packer: &mut Packer, record: &Record) {
 fn unpack_record(unpacker: &mut Unpacker<'_>) -> Option<Record> {
     let (generation, time, map) = (Generation(unpacker.u64()?), unpacker.u64()?, unpacker.u32()?);
     let flags = unpacker.u8()?;
+    if flags & !3 != 0 {
+        return None;
+    }
     let volume_times = unpacker.list(Unpacker::u64)?;
     let (root, mode) = (unpacker.array()?, unpacker.u8()?);
     let made = Made {
@@ -479,22 +529,48 @@ mod tests {
     }
 
     #[test]
+    fn a_block_of_another_payload_with_the_same_version_is_bad() {
+        let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
+        let (payload, other) = (sample().pack(), Index { primary: "serial Y".into(), ..sample() }.pack());
+        let root =
+            IndexRoot { slot: 1, version: 4, len: payload.len() as u64, crc: crc32c::crc32c(&payload) };
+        let locations = [geometry.index(1, 0), geometry.index(1, 1)];
+        let lost = Index::seal(&other, locations[0], 4);
+        let good = Index::seal(&payload, locations[1], 4);
+        assert_eq!(Index::assemble(&root, [&lost, &good], locations), Ok((payload, 1)));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
         let good = sample();
         assert_eq!(Index::unpack(&good.pack(), &geometry), Ok(good.clone()));
-        let cases: [fn(&mut Index); 5] = [
+        let cases: [fn(&mut Index); 10] = [
             |index| index.generations.reverse(),
             |index| index.generations[0].map = 8,
             |index| index.digests.clear(),
             |index| index.maps[0].runs[0].extent = Extent(1 << 30),
             |index| index.generations[0].undo.as_mut().unwrap().entries = 1 << 20,
+            |index| index.generations[0].undo.as_mut().unwrap().runs[0].at = 1,
+            |index| index.digests[0].at = 1,
+            |index| index.maps.push(index.maps[0].clone()),
+            |index| index.maps[0].disk = Bytes((1 << 56) + 1),
+            |index| index.objects[0].runs[0].extent = Extent(12),
         ];
         for spoil in cases {
             let mut index = good.clone();
             spoil(&mut index);
             assert!(Index::unpack(&index.pack(), &geometry).is_err());
         }
+        let mut shared = good.clone();
+        shared.maps.push(Map {
+            id: 4,
+            runs: vec![Run { at: 5, extent: Extent(6), count: 2 }],
+            ..good.maps[0].clone()
+        });
+        assert_eq!(Index::unpack(&shared.pack(), &geometry), Ok(shared.clone()));
+        shared.maps[1].runs[0].at = 6;
+        assert!(Index::unpack(&shared.pack(), &geometry).unwrap_err().ends_with("two objects"));
         for len in 0..good.pack().len() {
             assert!(Index::unpack(&good.pack()[..len], &geometry).is_err());
         }

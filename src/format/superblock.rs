@@ -86,6 +86,8 @@ pub struct Owner {
 /// One superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
+    /// Features a writer must know before it may write: see [`Self::is_writable`].
+    pub writer_features: u64,
     /// Identity of this store.
     pub store: Uuid,
     /// Identity of the pair it belongs to.
@@ -106,21 +108,42 @@ pub struct Superblock {
 const INCOMPATIBLE: u64 = 0;
 /// Features a writer must know to write; none yet.
 const READ_ONLY_COMPATIBLE: u64 = 0;
+/// The longest host name, in bytes.
+const HOST_MAX: usize = 64;
 
 impl Superblock {
     /// The copy that stands at `location`.
     pub fn pack(&self, location: Bytes) -> [u8; SIZE] {
         let mut packer = Packer(vec![0; HEADER]);
-        packer.u64(INCOMPATIBLE).u64(READ_ONLY_COMPATIBLE);
+        packer.u64(INCOMPATIBLE).u64(self.writer_features);
         packer.bytes(self.store.as_bytes()).bytes(self.pair.as_bytes());
         packer.u64(self.geometry.store.0).u64(self.geometry.extent.0).u64(self.geometry.index_slot.0);
         pack_state(&mut packer, &self.state);
         pack_root(&mut packer, &self.index);
-        packer.bytes(self.owner.boot.as_bytes()).u32(self.owner.pid).text(&self.owner.host);
+        packer.bytes(self.owner.boot.as_bytes()).u32(self.owner.pid).text(cut(&self.owner.host));
         let mut block = packer.0;
         block.resize(SIZE, 0);
         block::seal(&mut block, MAGIC, location, self.sequence);
         block.try_into().expect("resized to SIZE above")
+    }
+
+    /// Whether this version may write the store: it knows every feature that changes how one writes.
+    pub fn is_writable(&self) -> bool {
+        self.writer_features & !READ_ONLY_COMPATIBLE == 0
+    }
+
+    /// The sequence of a copy whose checksum holds, whether or not this version understands the rest.
+    pub fn sequence_of(bytes: &[u8], location: Bytes) -> Option<u64> {
+        block::open(bytes, MAGIC, location).ours().map(|(sequence, _)| sequence)
+    }
+
+    fn roots_fit(&self) -> bool {
+        let before = match self.state {
+            State::Updating { before, .. } => before.len,
+            _ => 0,
+        };
+        let room = self.geometry.index_slot.0 / PAGE * (PAGE - HEADER as u64);
+        self.index.len.max(before) <= room
     }
 
     /// Parses the copy read from `location`.
@@ -136,13 +159,13 @@ impl Superblock {
             _ => return Parsed::Damaged("it uses features this dpsr does not know".into()),
         }
         match Self::unpack_fields(&mut unpacker, sequence) {
-            Some(found) if found.geometry.is_sound() => Parsed::Ours(found),
+            Some(found) if found.geometry.is_sound() && found.roots_fit() => Parsed::Ours(found),
             _ => Parsed::Damaged("its fields do not make sense".into()),
         }
     }
 
     fn unpack_fields(unpacker: &mut Unpacker<'_>, sequence: u64) -> Option<Self> {
-        let _read_only_compatible = unpacker.u64()?;
+        let writer_features = unpacker.u64()?;
         let store = Uuid::from_bytes(unpacker.array()?);
         let pair = Uuid::from_bytes(unpacker.array()?);
         let geometry = Geometry {
@@ -155,8 +178,14 @@ impl Superblock {
         let boot = Uuid::from_bytes(unpacker.array()?);
         let owner = Owner { boot, pid: unpacker.u32()?, host: unpacker.text()? };
         unpacker.rest_is_zero()?;
-        Some(Self { store, pair, geometry, sequence, state, index, owner })
+        Some(Self { writer_features, store, pair, geometry, sequence, state, index, owner })
     }
+}
+
+/// As much of a host name as has room.
+fn cut(host: &str) -> &str {
+    let end = (0..=host.len().min(HOST_MAX)).rev().find(|&end| host.is_char_boundary(end));
+    &host[..end.unwrap_or(0)]
 }
 
 /// A state is a 32-bit kind and four 64-bit words, then a second index root. Kinds 5 and 6 are kept for
@@ -212,6 +241,7 @@ mod tests {
 
     fn sample(state: State) -> Superblock {
         Superblock {
+            writer_features: 0,
             store: Uuid::from_u128(1),
             pair: Uuid::from_u128(2),
             geometry: Geometry::choose(Bytes(64 * MIB)).unwrap(),
@@ -236,6 +266,24 @@ mod tests {
             assert_eq!(Superblock::unpack(&packed, Bytes(MIB)), Parsed::Ours(sample(state)));
             assert_ne!(packed[510..512], [0x55, 0xaa]);
         }
+    }
+
+    #[test]
+    fn what_would_not_fit_is_cut_or_refused() {
+        let mut long = sample(State::Clean(Generation(1)));
+        long.owner.host = "ä".repeat(5000);
+        let read = Superblock::unpack(&long.pack(Bytes(MIB)), Bytes(MIB)).ours().unwrap();
+        assert_eq!(read.owner.host, "ä".repeat(32));
+        long.index.len = u64::MAX;
+        assert!(Superblock::unpack(&long.pack(Bytes(MIB)), Bytes(MIB)).ours().is_none());
+    }
+
+    #[test]
+    fn features_of_later_versions_are_kept_and_bar_writing() {
+        let later = Superblock { writer_features: 1 << 40, ..sample(State::Clean(Generation(1))) };
+        let read = Superblock::unpack(&later.pack(Bytes(MIB)), Bytes(MIB)).ours().unwrap();
+        assert_eq!(read, later);
+        assert!(!read.is_writable() && sample(State::Clean(Generation(1))).is_writable());
     }
 
     #[test]

@@ -49,16 +49,23 @@ fn read_superblock(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Opti
     let size = partition.end - partition.start;
     let mut copies: Vec<Superblock> = Vec::new();
     let mut reasons = Vec::new();
-    let mut failed = None;
+    let (mut newest, mut failed) = (0, None);
     for location in Geometry::superblocks_in(size) {
         let mut block = buffer(superblock::SIZE)?;
         match read_exact_at(disk, partition.start + location, &mut block) {
-            Ok(()) => match Superblock::unpack(&block, location) {
-                Parsed::Ours(found) if found.geometry.store == size.round_down(PAGE) => copies.push(found),
-                Parsed::Ours(_) => reasons.push("it was made for a partition of another size".to_string()),
-                Parsed::Damaged(why) => reasons.push(why),
-                Parsed::NotOurs => {}
-            },
+            Ok(()) => {
+                newest = newest.max(Superblock::sequence_of(&block, location).unwrap_or(0));
+                match Superblock::unpack(&block, location) {
+                    Parsed::Ours(found) if found.geometry.store == size.round_down(PAGE) => {
+                        copies.push(found)
+                    }
+                    Parsed::Ours(_) => {
+                        reasons.push("it was made for a partition of another size".to_string())
+                    }
+                    Parsed::Damaged(why) => reasons.push(why),
+                    Parsed::NotOurs => {}
+                }
+            }
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -71,6 +78,14 @@ fn read_superblock(disk: &dyn ReadDisk, partition: &Range<Bytes>) -> Result<Opti
     };
     if copies.iter().any(|copy| copy.sequence == winner.sequence && *copy != winner) {
         return Err(damaged(disk, "two superblock copies with the same sequence differ"));
+    }
+    if copies.iter().any(|copy| copy.store != winner.store) {
+        return Err(damaged(disk, "its superblock copies belong to different stores"));
+    }
+    if newest > winner.sequence {
+        // It is whole, so it is not stale rubbish: a later version wrote a state this one cannot judge.
+        let why = reasons.first().map_or("unknown", String::as_str);
+        return Err(damaged(disk, &format!("its newest superblock copy cannot be understood: {why}")));
     }
     let same = copies.iter().filter(|copy| **copy == winner).count() as u32;
     Ok(Some((winner, 3 - same)))

@@ -91,6 +91,7 @@ pub fn create(disk: Arc<dyn WriteDisk>, partition: Range<Bytes>, template: Templ
     }
     index.digests = take_table(&template, &geometry, &mut free).ok_or_else(too_small)?;
     let superblock = Superblock {
+        writer_features: 0,
         store: template.store,
         pair: template.pair,
         geometry,

@@ -27,6 +27,13 @@ impl Store {
     /// no stale copy can win later.
     pub fn open(disk: Arc<dyn WriteDisk>, partition: Range<Bytes>, owner: Owner) -> Result<Self> {
         let store = Self::look(disk, partition, owner)?;
+        if !store.contents.superblock.is_writable() {
+            let why = "a later dpsr wrote it, with features this one does not know";
+            return Err(Error::new(Kind::Refused, "opening the store to write it on", why)
+                .on(store.disk.name())
+                .left("nothing was written")
+                .next("use that dpsr; this one can read the store"));
+        }
         if store.contents.stale_superblocks > 0 {
             store.prove()?;
             store.write_superblocks(&store.contents.superblock)?;

@@ -8,4 +8,7 @@ mod generations;
 mod model;
 mod powercut;
 mod repartition;
+mod digests;
+mod generations;
+mod oracle;
 mod world;
