@@ -23,23 +23,19 @@ pub fn recover(store: &mut Store) -> Result<Option<Generation>> {
     let contents = &store.contents;
     let record = contents.record(from)?;
     let next = contents.index.record(to).expect("checked when the store was read");
-    if let Some(undo) = &record.undo {
-        if undo.nonce != nonce {
-            return Err(contents::damaged(store.reader(), "the undo store is of another sync"));
-        }
-        let map = contents.map_of(next);
-        let space = Space { image: contents.image(map), table: contents.table() };
-        let reader = UndoReader::new(contents.undo(undo), undo, from);
-        // The index to return to must be readable before anything is overwritten.
-        contents::read_index(store.reader(), contents.base, &contents.superblock.geometry, &before)?;
-        reader.check_frame(store.reader())?;
-        store.prove()?;
-        pass(&store.disk, &reader, &space, false)?;
-        pass(&store.disk, &reader, &space, true)?;
-    }
+    let Some(undo) = record.undo.as_ref().filter(|undo| undo.nonce == nonce) else {
+        return Err(contents::damaged(store.reader(), "the interrupted sync's undo store is not there"));
+    };
+    let space = Space { image: contents.image(contents.map_of(next)), table: contents.table() };
+    let reader = UndoReader::new(contents.undo(undo), undo, from);
+    // The index to return to must be readable before anything is overwritten.
+    let geometry = contents.superblock.geometry;
+    let (index, _) = contents::read_index(store.reader(), contents.base, &geometry, &before)?;
+    reader.check_frame(store.reader())?;
+    store.prove()?;
+    pass(&store.disk, &reader, &space, false)?;
+    pass(&store.disk, &reader, &space, true)?;
     store.flush()?;
-    let geometry = store.contents.superblock.geometry;
-    let (index, _) = contents::read_index(store.reader(), store.contents.base, &geometry, &before)?;
     store.flip(State::Clean(from), before, index)?;
     Ok(Some(from))
 }
@@ -106,12 +102,9 @@ impl Work for PutBack<'_> {
                 let why = format!("the saved copy of 64 KiB at {} is damaged", chunk.start().0);
                 return Err(self.damage(&why));
             }
-            if !self.write {
-                continue;
-            }
             for (place, range) in self.space.places(chunk.0..chunk.0 + 1) {
                 let place = place.ok_or_else(|| self.damage("a saved chunk has no place"))?;
-                for pages in record.mask.runs() {
+                for pages in record.mask.runs().filter(|_| self.write) {
                     debug_assert_eq!(range, 0..CHUNK as usize, "chunks never cross extents");
                     let at = place + Bytes(pages.start as u64);
                     batch.write(self.target, at, offset + pages.start..offset + pages.end);

@@ -2,13 +2,12 @@
 //! Tests that need neither root nor a special kernel.
 
 mod cuts;
+mod digests;
 mod faults;
 mod flips;
 mod generations;
 mod model;
+mod oracle;
 mod powercut;
 mod repartition;
-mod digests;
-mod generations;
-mod oracle;
 mod world;
