@@ -14,6 +14,7 @@ pub mod error;
 pub mod format;
 pub mod pair;
 pub mod progress;
+pub mod scrub;
 pub mod store;
 pub mod sync;
 pub mod sys;

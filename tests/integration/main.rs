@@ -2,4 +2,5 @@
 //! Tests that need neither root nor a special kernel.
 
 mod generations;
+mod scrub;
 mod world;
