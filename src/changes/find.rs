@@ -11,6 +11,7 @@ use crate::disk::ReadDisk;
 use crate::engine::digest::DigestKey;
 use crate::engine::{Engine, ReadId};
 use crate::error::Result;
+use crate::format::digests;
 use crate::progress::Progress;
 use crate::store::space::Space;
 use crate::store::table::TableReader;
@@ -89,6 +90,7 @@ impl Search<'_> {
         let places: Vec<_> = self.space.image.placed(self.chunks).collect();
         let total = places.iter().map(|place| Bytes((place.end - place.start) * CHUNK)).sum();
         self.progress.begin("looking for changes", total);
+        let (fresh, table) = (self.fresh.clone(), self.space.table.clone());
         let scan = Scan {
             source: self.source,
             walk: Walk::new(self.source, self.primary, places),
@@ -111,7 +113,22 @@ impl Search<'_> {
                 work.scan
             }
         };
-        Ok(Found { set: scan.set, read: scan.read })
+        let mut found = Found { set: scan.set, read: scan.read };
+        found.forget(fresh, TableReader::new(table, self.chunks)?, self.dpsr)?;
+        Ok(found)
+    }
+}
+
+impl Found {
+    /// New extents hold zeros, while the table may still have digests from when the image lay elsewhere:
+    /// those chunks count as changed too, so that their digests go.
+    fn forget(&mut self, fresh: Vec<Range<u64>>, mut table: TableReader, disk: &dyn ReadDisk) -> Result<()> {
+        for chunk in fresh.into_iter().flatten().map(Chunk) {
+            if table.get(disk, chunk)? != digests::Raw::default() {
+                self.set.insert(chunk);
+            }
+        }
+        Ok(())
     }
 }
 
