@@ -70,11 +70,14 @@ impl fmt::Display for What {
     }
 }
 
-/// Where a chunk of the image stands, and what it must contain.
+/// Why something is damaged: the disk does not give it back.
+pub(super) const UNREADABLE: &str = "it cannot be read";
+
+/// Where a chunk of the image stands, and what it must contain, where that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) at: Bytes,
-    pub(super) digest: Digest,
+    pub(super) digest: Option<Digest>,
 }
 
 /// What became of an attempt to repair it.
@@ -139,6 +142,10 @@ impl Found {
             (What::DigestPage, _) => format!("{repair} rebuilds it from the image"),
             (What::UndoHeader | What::UndoEnd, _) => format!("{repair} rewrites it"),
             (What::Image, Attempt::None) => format!("{repair} replaces it where the primary still has it"),
+            (What::Image, _) if self.newest && self.why == UNREADABLE => {
+                "no sync can save it: replace the disk, or copy afresh with 'dpsr sync --full --no-undo'"
+                    .into()
+            }
             (What::Image | What::Digests, _) if self.newest => {
                 "the next 'dpsr sync --compare' replaces it; older generations keep the damage".into()
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What exists more than once: the copies of the superblock and of the index.
 
-use super::found::{Found, What};
+use super::found::{Found, UNREADABLE, What};
 use crate::disk::ReadDisk;
 use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::error::Result;
@@ -19,7 +19,7 @@ pub(super) fn superblocks(disk: &dyn ReadDisk, contents: &Contents) -> Result<Ve
         let mut block = buffer(superblock::SIZE)?;
         let read = read_exact_at(disk, contents.base + location, &mut block);
         let why = match Superblock::unpack(&block, location) {
-            _ if read.is_err() => "it cannot be read",
+            _ if read.is_err() => UNREADABLE,
             Parsed::Ours(this) if this == contents.superblock => continue,
             Parsed::Ours(_) => "it is older than the others",
             Parsed::Damaged(_) | Parsed::NotOurs => "it does not match its checksum",
@@ -37,7 +37,7 @@ pub(super) fn index_blocks(disk: &dyn ReadDisk, contents: &Contents) -> Result<V
         for (number, good) in good.chunks(PAGE as usize).enumerate() {
             let mut block = buffer(PAGE as usize)?;
             let why = match read_exact_at(disk, at + Bytes(number as u64 * PAGE), &mut block) {
-                Err(_) => "it cannot be read",
+                Err(_) => UNREADABLE,
                 Ok(()) if block[..] != *good => "it does not match its checksum",
                 Ok(()) => continue,
             };

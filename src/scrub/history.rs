@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One undo store: its frame, its areas, and every chunk it saved.
 
-use super::found::{Found, What};
+use super::found::{Found, UNREADABLE, What};
 use super::report::Affected;
 use super::sweep::{Check, Piece, Reader, pieces};
 use super::tables::bad_pages;
@@ -145,7 +145,7 @@ fn reason<T>(
         Err(error) if error.kind() == Kind::Damaged => Ok(Err(damaged)),
         Err(error) if error.kind() == Kind::Device => {
             reader.still_there(error)?;
-            Ok(Err("it cannot be read"))
+            Ok(Err(UNREADABLE))
         }
         Err(error) => Err(error),
     }
@@ -190,7 +190,7 @@ impl SavedCheck<'_, '_> {
         record: Record,
         bytes: Option<&[u8; CHUNK_LEN]>,
     ) -> Option<&'static str> {
-        let Some(bytes) = bytes else { return Some("it cannot be read") };
+        let Some(bytes) = bytes else { return Some(UNREADABLE) };
         if crc32c::crc32c(bytes) != record.old_crc {
             return Some("it does not match its checksum");
         }

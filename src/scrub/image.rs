@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::found::Place;
+use super::found::{Place, UNREADABLE};
 use super::sweep::Check;
 use super::walk::Walk;
 use crate::engine::digest::{CHUNK_LEN, Digest};
@@ -38,9 +38,9 @@ impl Check for ImageCheck<'_, '_> {
         match (wanted, seen) {
             (Some(digest), Some(seen)) if digest == seen => {}
             (Some(digest), seen) => {
-                let place = Place { at, digest };
+                let place = Place { at, digest: Some(digest) };
                 let read = seen.is_some();
-                let why = if read { "it does not match its digest" } else { "it cannot be read" };
+                let why = if read { "it does not match its digest" } else { UNREADABLE };
                 self.walk.note_image(self.map, item, place, why);
             }
             (None, Some(seen)) => {
@@ -48,7 +48,7 @@ impl Check for ImageCheck<'_, '_> {
             }
             // Nothing is known of it any more: its page stays damaged, and this says why.
             (None, None) => {
-                let place = Place { at, digest: Digest::ZERO };
+                let place = Place { at, digest: None };
                 self.walk.note_image(self.map, item, place, "neither it nor its digest can be read");
             }
         }

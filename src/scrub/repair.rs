@@ -116,7 +116,7 @@ impl Work for Mend<'_, '_> {
             let chunk = batch.bytes_mut()[range.clone()].first_chunk_mut().expect("a chunk is that long");
             self.source.blank(one.number..one.number + 1, chunk);
             let Some(Place { at, digest }) = one.place else { continue };
-            if self.key.digest(chunk) == digest {
+            if digest == Some(self.key.digest(chunk)) {
                 batch.write(self.target, at, range);
                 one.repaired = true;
             } else {
@@ -134,7 +134,7 @@ fn read_back(store: &Store, key: &DigestKey, found: &mut [Found]) -> Result<()> 
         let Some(Place { at, digest }) = one.place else { continue };
         let read = read_exact_at(store.reader(), at, &mut chunk);
         let bytes = chunk.first_chunk().expect("the buffer is one chunk");
-        if read.is_err() || key.digest(bytes) != digest {
+        if read.is_err() || digest != Some(key.digest(bytes)) {
             (one.repaired, one.attempt) = (false, Attempt::Failed);
         }
     }

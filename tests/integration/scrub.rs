@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use dpsr::changes::Mode;
+use dpsr::disk::faulty::{Fault, Faults, Faulty};
+use dpsr::disk::ram::RamDisk;
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::Kind;
 use dpsr::format::digests;
@@ -18,7 +20,7 @@ use dpsr::store::{Contents, Store, contents};
 use dpsr::sys::buffer::Buffer;
 use dpsr::units::{Bytes, CHUNK, Chunk, KIB, MIB, PAGE};
 
-use crate::world::{World, mixed, stamped, volume};
+use crate::world::{BASE, World, mixed, stamped, volume};
 
 const SIZE: usize = 2 * MIB as usize + 512 * 3;
 /// The last chunks of the primary never change, so they can always be repaired from it.
@@ -29,7 +31,7 @@ fn world() -> World {
     world_on(|disk| Arc::new(disk))
 }
 
-fn world_on(wrap: impl FnOnce(dpsr::disk::ram::RamDisk) -> Arc<dyn WriteDisk>) -> World {
+fn world_on(wrap: impl FnOnce(RamDisk) -> Arc<dyn WriteDisk>) -> World {
     let out = |start, size| vec![volume("table", 0, 0, false), volume("1", start, size, true)];
     let mut world = World::new(stamped(SIZE, 3), out(512 * KIB, 300 * KIB), 40 * MIB, wrap);
     world.sync(Mode::Digest).unwrap();
@@ -49,7 +51,7 @@ fn world_on(wrap: impl FnOnce(dpsr::disk::ram::RamDisk) -> Arc<dyn WriteDisk>) -
         }
     }
     world.sync(Mode::Digest).unwrap();
-    world.write(77, &stamped(7, 9));
+    world.write(700_000, &stamped(7, 9));
     world.sync(Mode::Digest).unwrap();
     world
 }
@@ -213,7 +215,7 @@ fn every_single_flip_is_found_and_blamed_on_the_right_generations() {
         assert!(units.iter().any(|unit| unit.what == what), "{what:?}");
     }
     assert!(units.iter().any(|unit| !unit.newest), "the store keeps what older partitions held");
-    for (i, unit) in units.iter().enumerate() {
+    for (i, unit) in units.iter().chain(&units).enumerate() {
         let seed = i as u64 * 10;
         unit.flip(&world, seed);
         let report = checked(&world);
@@ -288,7 +290,7 @@ fn neighbours_are_told_as_one_with_their_volume() {
         let find = |unit: &Unit| unit.what == What::Image && unit.number == number && unit.newest;
         units(&world).into_iter().find(find).unwrap()
     };
-    [28, 29, 31].map(|number| image(number).flip(&world, number));
+    [28, 29, 31].into_iter().for_each(|number| image(number).flip(&world, number));
     let report = checked(&world);
     let told: Vec<String> = report.damages.iter().map(ToString::to_string).collect();
     let rest = "it does not match its digest; generations 1 to 11; 'dpsr scrub --repair' replaces it where the \
@@ -420,9 +422,83 @@ fn an_interrupted_sync_is_not_checked_before_it_is_rolled_back() {
     assert_eq!((report.rolled_back, report.found), (Some(from), 0), "{report}");
 }
 
+#[test]
+fn a_disk_that_goes_away_during_a_repair_loses_nothing() {
+    let mut world = world();
+    let all = units(&world);
+    let image = |unit: &&Unit| unit.what == What::Image && unit.newest && unit.number > STILL as u64;
+    let damaged: Vec<&Unit> = all.iter().filter(image).chain(all.iter().take(1)).collect();
+    let dpsr = world.disks.dpsr.clone();
+    for round in 0.. {
+        damaged.iter().for_each(|unit| unit.flip(&world, 8));
+        let faults = Faults::new(round * 7, Fault::Gone, true);
+        let faulty: Arc<dyn WriteDisk> = Arc::new(Faulty::new(dpsr.clone(), faults.clone()));
+        let request = Request { repair: true, primary: Some(world.disks.primary.clone()), time: 5000 };
+        let outcome = scrub(&faulty, &world.disks.partition, Owner::default(), &request, &Silent);
+        assert_eq!(outcome.is_err(), faults.struck());
+        assert_eq!(scrubbed(&world, true).left, 0);
+        if !faults.struck() {
+            break;
+        }
+    }
+    world.check();
+    world.sync(Mode::Digest).unwrap();
+    world.check();
+}
+
+/// Two areas, of which a second generation's is full to the last exception, and two chunks of digests.
+#[test]
+fn full_areas_and_their_closing_zeros_are_checked() {
+    let chunks = 4200;
+    let size = chunks * CHUNK as usize;
+    let volumes = vec![volume("table", 0, 0, false)];
+    let dpsr = RamDisk::new("dpsr", BASE as usize + 4 * size).strict(Bytes(512));
+    let mut world = World::around(vec![0; size], volumes, Arc::new(dpsr), 4 * size as u64);
+    world.create().unwrap();
+    for (generation, changed) in [(1, 0), (2, chunks), (3, 4094)] {
+        world.primary.chunks_mut(CHUNK as usize).rev().take(changed).for_each(|chunk| chunk[9] = generation);
+        world.disks.primary = Arc::new(RamDisk::from_bytes("primary", world.primary.clone()));
+        dpsr::sync::sync(&world.disks, &world.request(Mode::Digest), &Silent).unwrap();
+    }
+    assert_eq!(checked(&world).found, 0);
+    let all = units(&world);
+    let undo = contents(&world).index.generations[1].undo.clone().unwrap();
+    assert_eq!(undo.entries, 4096);
+    let end = contents(&world).undo(&undo).stretch(Layout::area(1)).at.unwrap();
+    let end = Unit::new(What::UndoEnd, 0, end, CHUNK).of(2);
+    let interesting = |unit: &&Unit| match unit.what {
+        What::UndoImage => unit.entry == Some(4095) || unit.entry == Some(4096),
+        What::UndoArea | What::UndoCompanion => unit.number == 1 || unit.generation == Some(2),
+        What::UndoDigests => unit.number == 1,
+        What::Image => unit.number % 4000 == 0,
+        _ => false,
+    };
+    for (i, unit) in all.iter().filter(interesting).chain([&end]).enumerate() {
+        unit.flip(&world, i as u64);
+        let report = checked(&world);
+        assert_eq!(names(&report), [unit.name()], "{unit:?}: {report}");
+        let blamed = match unit.what {
+            What::UndoHeader | What::UndoEnd => vec![],
+            // The last 4094 of 4200 chunks changed after generation 2, all after generation 1.
+            What::Image if unit.number < 106 => vec![2, 3],
+            What::Image => vec![3],
+            _ => (1..=unit.generation.unwrap())
+                .skip(usize::from(unit.entry.is_some() && unit.generation == Some(2)))
+                .collect(),
+        };
+        assert_eq!(affected(&report), blamed, "{unit:?}: {report}");
+        if unit.what == What::UndoEnd {
+            assert_eq!(scrubbed(&world, true).left, 0);
+            assert_eq!(checked(&world).found, 0);
+        } else {
+            unit.flip(&world, i as u64);
+        }
+    }
+}
+
 /// Some of its sectors cannot be read.
 struct Rotten {
-    disk: dpsr::disk::ram::RamDisk,
+    disk: RamDisk,
     bad: Arc<std::sync::Mutex<Vec<u64>>>,
 }
 
