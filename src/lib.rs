@@ -19,6 +19,7 @@ pub mod open;
 pub mod pair;
 pub mod progress;
 pub mod restore;
+pub mod scrub;
 pub mod status;
 pub mod store;
 pub mod sync;

@@ -42,6 +42,8 @@ pub enum Verb {
     Export(Export),
     /// Write a generation, or one volume of it, back to a disk
     Restore(Restore),
+    /// Read everything the store holds against what was recorded of it
+    Scrub(Scrub),
     /// Tell what would happen if the primary died now
     Status(Status),
 }
@@ -170,6 +172,20 @@ pub struct Restore {
     /// Go on without asking, if the target has this ID
     #[arg(long, value_name = "ID")]
     pub confirm: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// What every verb takes
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `dpsr scrub`
+#[derive(Debug, clap::Args)]
+pub struct Scrub {
+    /// Repair what can be repaired: metadata from its second copy, the image from an unmounted primary
+    #[arg(long)]
+    pub repair: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -8,6 +8,7 @@ mod generations;
 mod init;
 mod progress;
 mod restore;
+mod scrub;
 mod status;
 mod sync;
 mod time;
@@ -25,7 +26,10 @@ use crate::sys::signal;
 /// Parses the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::from_env("DPSR_LOG");
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::WARN.into())
+        .with_env_var("DPSR_LOG")
+        .from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let installed = signal::install()
         .map_err(|error| Error::new(Kind::Internal, "installing signal handlers", error.to_string()));
@@ -45,6 +49,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Generations(args) => generations::run(args),
         Verb::Export(args) => export::run(args),
         Verb::Restore(args) => restore::run(args),
+        Verb::Scrub(args) => scrub::run(args),
         Verb::Status(args) => status::run(args),
     }
 }

@@ -122,6 +122,16 @@ impl DigestRoot {
         self.each(key, chunk, digest, u64::wrapping_sub);
     }
 
+    /// Adds a sum over other chunks.
+    pub fn join(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, part)| *sum = sum.wrapping_add(part));
+    }
+
+    /// Takes a sum over some of the chunks away.
+    pub fn part(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, part)| *sum = sum.wrapping_sub(part));
+    }
+
     fn each(&mut self, key: &DigestKey, chunk: Chunk, digest: Digest, change: fn(u64, u64) -> u64) {
         if digest.is_zero() {
             return;

@@ -40,7 +40,12 @@ impl UndoReader {
 
     /// Reads area `area` and its companion, and checks both to the last bit.
     pub fn area(&self, disk: &dyn ReadDisk, area: u64) -> Result<Area> {
-        let chunk = self.read(disk, Layout::area(area), CHUNK as usize)?;
+        let companion = self.companion(disk, area)?;
+        self.entries(disk, companion)
+    }
+
+    /// Reads and checks the companion of area `area`.
+    pub fn companion(&self, disk: &dyn ReadDisk, area: u64) -> Result<Companion> {
         let location = self.layout.companion(area);
         let block = self.read(disk, location, COMPANION.usize())?;
         let companion = match Companion::unpack(&block, location, self.nonce) {
@@ -53,9 +58,17 @@ impl UndoReader {
         if companion.area != area || companion.records.len() as u64 != expected {
             return Err(self.damaged(disk, &format!("companion {area} is of another area")));
         }
+        Ok(companion)
+    }
+
+    /// Reads the area `companion` is of, and checks it against that.
+    pub fn entries(&self, disk: &dyn ReadDisk, companion: Companion) -> Result<Area> {
+        let area = companion.area;
+        let chunk = self.read(disk, Layout::area(area), CHUNK as usize)?;
         if crc32c::crc32c(&chunk) != companion.area_crc {
             return Err(self.damaged(disk, &format!("area {area} does not match its checksum")));
         }
+        let numbers = self.layout.entries_in(area);
         let first = numbers.start;
         let entries = numbers.zip(companion.records).map(|(entry, record)| {
             let old = undo::unpack_entry(&chunk, entry);
@@ -66,10 +79,21 @@ impl UndoReader {
 
     /// Checks the parts no area covers: the header, and the closing area of zeros.
     pub fn check_frame(&self, disk: &dyn ReadDisk) -> Result<()> {
+        self.check_header(disk)?;
+        self.check_end(disk)
+    }
+
+    /// Checks the header.
+    pub fn check_header(&self, disk: &dyn ReadDisk) -> Result<()> {
         let header = self.read(disk, Bytes::ZERO, CHUNK as usize)?;
         if undo::check_header(&header) != Parsed::Ours(()) {
             return Err(self.damaged(disk, "its header is not as written"));
         }
+        Ok(())
+    }
+
+    /// Checks the closing area of zeros, where there is one.
+    pub fn check_end(&self, disk: &dyn ReadDisk) -> Result<()> {
         if self.layout.has_zero_area() {
             let last = self.read(disk, Layout::area(self.layout.areas()), CHUNK as usize)?;
             if last.iter().any(|&byte| byte != 0) {

@@ -98,6 +98,22 @@ fn repartitioning_is_followed_and_old_generations_stay() {
 }
 
 #[test]
+fn a_chunk_that_comes_back_as_zeros_has_no_digest_of_what_it_was() {
+    let out = |start, size| vec![volume("1", start, size, true)];
+    let mut world = World::new(stamped(SIZE, 3), out(4 * MIB, MIB), 40 * MIB, |disk| Arc::new(disk));
+    world.sync(Mode::Digest).unwrap();
+    world.disks.volumes = out(MIB, MIB);
+    world.sync(Mode::Digest).unwrap();
+    // Kept again, but by then the primary holds zeros there.
+    world.disks.volumes = vec![];
+    world.write(MIB as usize, &vec![0; MIB as usize]);
+    for mode in [Mode::Compare, Mode::Digest] {
+        world.sync(mode).unwrap();
+        world.check();
+    }
+}
+
+#[test]
 fn the_oldest_make_room_and_too_much_is_refused() {
     let volumes = vec![volume("table", 0, 0, false)];
     let mut world = World::new(stamped(SIZE, 4), volumes, 24 * MIB, |disk| Arc::new(disk));

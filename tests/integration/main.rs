@@ -10,4 +10,5 @@ mod model;
 mod oracle;
 mod powercut;
 mod repartition;
+mod scrub;
 mod world;

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `dpsr scrub`
+
+use std::sync::Arc;
+
+use super::args::Scrub;
+use super::progress::shown;
+use super::{say, say_json};
+use crate::config::{self, PairConfig};
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::error::{Error, Kind, Result};
+use crate::open::{now, owner, primary_offline};
+use crate::pair::lock::Mode;
+use crate::pair::open::open_store_only;
+use crate::pair::sysfs::Roots;
+use crate::scrub::{Request, scrub};
+
+pub(super) fn run(args: &Scrub) -> Result<()> {
+    let config = config::choose(&args.common.config_dir, args.common.pair.as_deref())?;
+    let dpsr = open_store_only(&Roots::default(), &config, Mode::Exclusive)?;
+    let partition = dpsr.store.range.clone();
+    let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
+    let primary = if args.repair { primary(&config) } else { None };
+    let request = Request { repair: args.repair, primary, time: now() };
+    let progress = shown(args.json);
+    let report = scrub(&disk, &partition, owner(), &request, progress.as_ref())?;
+    drop(progress);
+    if args.json {
+        say_json(&report)?
+    } else {
+        say(&report)
+    }
+    if report.left == 0 {
+        return Ok(());
+    }
+    let why = format!("{} of its chunks, pages or blocks are damaged", report.left);
+    let next = if args.repair {
+        "do what is said of each above"
+    } else {
+        "'dpsr scrub --repair' repairs what it can"
+    };
+    Err(Error::new(Kind::Damaged, "scrubbing", why).on(disk.name()).next(next))
+}
+
+/// The primary, if it can be had: without it, everything but the image's own chunks can still be repaired.
+fn primary(config: &PairConfig) -> Option<Arc<dyn ReadDisk>> {
+    match primary_offline(config) {
+        Ok((primary, _)) => Some(Arc::new(primary)),
+        Err(error) => {
+            tracing::warn!("{error}, ignoring: chunks of the image cannot be repaired without it");
+            None
+        }
+    }
+}
