@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every planted flip is found, named right, and blamed on the generations that really read differently.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::io;
@@ -313,7 +314,7 @@ fn what_exists_twice_and_what_the_primary_still_has_is_repaired() {
         let repaired = match unit.what {
             What::Superblock | What::IndexBlock => unit.copy == Some(1),
             What::UndoHeader | What::UndoEnd => true,
-            What::Image => unit.newest && unit.number as usize >= STILL + 1,
+            What::Image => unit.newest && unit.number as usize > STILL,
             _ => false,
         };
         if repaired {
@@ -472,7 +473,7 @@ fn full_areas_and_their_closing_zeros_are_checked() {
         What::UndoImage => unit.entry == Some(4095) || unit.entry == Some(4096),
         What::UndoArea | What::UndoCompanion => unit.number == 1 || unit.generation == Some(2),
         What::UndoDigests => unit.number == 1,
-        What::Image => unit.number % 4000 == 0,
+        What::Image => unit.number.is_multiple_of(4000),
         _ => false,
     };
     for (i, unit) in all.iter().filter(interesting).chain([&end]).enumerate() {
