@@ -15,7 +15,7 @@ use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::format::geometry::Geometry;
 use dpsr::units::{Bytes, PAGE, SECTOR};
 
-use crate::world::{BASE, mixed};
+use crate::world::{BASE, mixed, stamped};
 
 type Page = [u8; PAGE as usize];
 
@@ -51,6 +51,18 @@ impl Overlay {
                 self.put(start + i as u64 * SECTOR, sector);
             }
         }
+    }
+
+    /// Puts noise into a sector that `event` was about to write.
+    fn scramble(&self, event: &Event, dice: &mut Dice) {
+        let (start, len) = match event {
+            Event::Write { at, data } => (at.0, data.len() as u64),
+            Event::Zero(range) => (range.start.0, (range.end - range.start).0),
+            Event::Flush => return,
+        };
+        // The first sector most often: it is the one that superblocks stand in.
+        let sector = if dice.below(2) == 0 { 0 } else { dice.below(len / SECTOR) };
+        self.put(start + sector * SECTOR, &stamped(SECTOR as usize, dice.below(u64::MAX)));
     }
 
     /// Flips one bit.
@@ -166,6 +178,8 @@ pub enum Loss {
     Writes,
     /// Of some of the writes some sectors are there.
     Sectors,
+    /// Like that, and a sector of each of them holds neither what it held nor what was written.
+    Garbage,
 }
 
 /// A moment at which the power is cut.
@@ -198,7 +212,7 @@ pub fn cuts(events: &[Event], prefixes: usize, each: usize, seed: u64) -> Vec<Cu
         for i in 0..if writes == 0 { 0 } else { each } {
             let after = epoch[0] + 1 + dice.below(writes) as usize;
             let after = if i % 2 == 0 { epoch[0] + writes as usize } else { after };
-            let loss = if i % 4 < 2 { Loss::Sectors } else { Loss::Writes };
+            let loss = [Loss::Sectors, Loss::Sectors, Loss::Writes, Loss::Writes, Loss::Garbage][i % 5];
             cuts.push(Cut { after, loss, seed: dice.below(u64::MAX) });
         }
     }
@@ -221,6 +235,10 @@ pub fn cut(start: &Overlay, events: &[Event], cut: Cut) -> Overlay {
     }
     for event in volatile {
         match (cut.loss, dice.below(4)) {
+            (Loss::Garbage, _) => {
+                disk.apply(event, |_| dice.below(2) == 0);
+                disk.scramble(event, &mut dice);
+            }
             (_, 0) => {}
             (Loss::Sectors, 1) => disk.apply(event, |_| dice.below(2) == 0),
             (Loss::Sectors, 2) => {

@@ -184,7 +184,7 @@ fn updating(scene: &Scene) -> Overlay {
         let disk = Arc::new(scene.start.fork());
         let faults = Faults::new(from, Fault::Gone, true);
         let mut world = scene.healthy(Arc::new(Faulty::new(disk.clone(), faults)));
-        scene.run(&mut world).unwrap_err();
+        drop(scene.run(&mut world));
         let world = scene.healthy(disk.clone());
         let found = dpsr::store::contents::read(&world.disks.dpsr, &world.disks.partition).unwrap().unwrap();
         let inside = matches!(found.superblock.state, State::Updating { .. });

@@ -15,7 +15,7 @@ use dpsr::store::{Store, contents, recover};
 use dpsr::sync::{Request, sync};
 use dpsr::units::{CHUNK, MIB};
 
-use crate::cuts::{Cut, Dice, During, Overlay, all, cut, cuts, rot_a_superblock};
+use crate::cuts::{Cut, Dice, During, Loss, Overlay, all, cut, cuts, rot_a_superblock};
 use crate::world::{BASE, World, same, stamped, volume};
 
 const SIZE: usize = 2 * MIB as usize + 512 * 3;
@@ -146,7 +146,7 @@ fn in_the_middle(start: &Overlay, events: &[Event]) -> Overlay {
 }
 
 fn cut_at(start: &Overlay, events: &[Event], after: usize) -> Overlay {
-    cut(start, events, Cut { after, loss: crate::cuts::Loss::Nothing, seed: 0 })
+    cut(start, events, Cut { after, loss: Loss::Nothing, seed: 0 })
 }
 
 fn around(disk: Overlay) -> World {
@@ -327,7 +327,7 @@ fn a_power_cut_leaves_one_generation_or_the_next() {
     all(points.len(), |i| {
         let (scene, at) = (&scenes[points[i].0], points[i].1);
         let mut dice = Dice((i as u64) << 24);
-        let rotten = dice.below(2) == 0;
+        let rotten = dice.below(2) == 0 && !matches!(at.loss, Loss::Garbage);
         let _during = During(format!("{} {at:?} rotten {rotten}", scene.name));
         let disk = cut(&scene.start, &scene.events, at);
         if rotten {

@@ -165,7 +165,7 @@ pub fn read_generation(disks: &Disks, generation: u64) -> Result<(Vec<u8>, usize
     let key = DigestKey::new(contents.index.secret);
     let mut engine_disks = EngineDisks::default();
     let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
-    let mut engine = Engine::new(engine_disks, Shape::default())?;
+    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(256 << 10), depth: 2 })?;
     let reading = Reading {
         view: &view,
         disk: &disks.dpsr,
