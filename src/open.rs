@@ -133,8 +133,7 @@ fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
     Ok(OpenStore { config, dpsr, contents })
 }
 
-/// Whether somebody holds the DPSR disk for writing, and who.
+/// The process that holds the DPSR disk for writing, if there is one.
 pub fn writer(store: &OpenStore) -> Option<String> {
-    let error = crate::pair::lock::lock(&Roots::default(), &store.dpsr, Mode::Shared).err()?;
-    Some(error.to_string())
+    crate::pair::lock::writer(&Roots::default(), &store.dpsr)
 }
