@@ -230,6 +230,7 @@ impl Planned {
                 serial: primary.serial.clone(),
                 wwn: primary.wwn.clone(),
                 table: self.table.clone(),
+                inode: primary.inode.map(|(_, inode)| inode),
             },
             dpsr: DpsrRecord {
                 path: dpsr.lasting_path(&self.roots),
