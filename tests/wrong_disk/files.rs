@@ -39,7 +39,9 @@ fn the_names_of_two_dpsr_disks_are_swapped() {
     fs::rename(&aside, &b).unwrap();
     let decoys = [Decoy::of(&a), Decoy::of(&b)];
     for pair in ["a", "b"] {
-        world.sync(pair).refused(3, &["dpsr-", "it is another file", "nothing was written", "attach the disk"]);
+        world
+            .sync(pair)
+            .refused(3, &["dpsr-", "it is another file", "nothing was written", "attach the disk"]);
         let target = world.blank("target", size_of(&world.path("primary-a")));
         world.restore(pair, &target).refused(3, &["it is another file"]);
     }
@@ -178,7 +180,10 @@ fn the_dpsr_disk_of_another_pair_is_to_be_wiped() {
     let (world, [primary, _], [_, b]) = two();
     let decoy = Decoy::of(&b);
     let said = world.init("c", &primary, &b, &["--wipe"]);
-    said.refused(3, &[b.to_str().unwrap(), "it is the DPSR disk of the pair \"b\"", "remove that pair first"]);
+    said.refused(
+        3,
+        &[b.to_str().unwrap(), "it is the DPSR disk of the pair \"b\"", "remove that pair first"],
+    );
     decoy.untouched();
 }
 

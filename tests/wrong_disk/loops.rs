@@ -146,7 +146,9 @@ fn root_a_target_that_is_read_only_or_mounted_or_backs_a_loop_device() {
     let untouched = Decoy::of(&file);
     world.restore("a", &file).refused(3, &["target", "backs the loop device", "stop that use first"]);
     untouched.untouched();
-    let Some(reader) = Loop::at(Loop::name(), &world.blank("blank", unique(16)), &["--read-only"]) else { return };
+    let Some(reader) = Loop::at(Loop::name(), &world.blank("blank", unique(16)), &["--read-only"]) else {
+        return;
+    };
     let untouched = Decoy::of(&reader.0);
     world.restore("a", &reader.0).refused(3, &[reader.text(), "it is read-only"]);
     untouched.untouched();
@@ -161,7 +163,7 @@ fn root_the_dpsr_disk_by_other_ways_is_no_target() {
     world.restore("a", &world.path("dpsr")).refused(3, &["dpsr", "it is the DPSR disk itself"]);
     // Nor may it be written while somebody has it in another way.
     poke(&primary, 70_000, b"changed");
-    world.sync("a").refused(3, &[device.text(), part.text(), "stop that use first"]);
+    world.sync("a").refused(3, &[device.text(), &part.text()[5..], "stop that use first"]);
     untouched.iter().for_each(Decoy::untouched);
 }
 
@@ -219,7 +221,7 @@ fn root_a_primary_that_is_mounted_or_held() {
     {
         let Some(second) = Loop::over(&file) else { return };
         let Some(_mount) = Mount::of(&second.0, world.path("mnt")) else { return };
-        world.sync("a").refused(3, &[primary.text(), second.text(), "stop that use first"]);
+        world.sync("a").refused(3, &[primary.text(), &second.text()[5..], "stop that use first"]);
     }
     untouched.iter().for_each(Decoy::untouched);
 }
@@ -253,7 +255,7 @@ impl Drop for Elsewhere {
 #[test]
 fn root_mounted_where_this_process_cannot_see_it() {
     let Some((world, _, device)) = one() else { return };
-    let file = world.blank("target", unique(16));
+    let file = world.blank("target", unique(DPSR));
     if !mkfs(&file) {
         return;
     }

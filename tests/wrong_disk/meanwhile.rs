@@ -203,7 +203,8 @@ fn racing(swap: impl Fn() + Sync, attempts: usize, mut attempt: impl FnMut(usize
                 swap();
             }
         });
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (0..attempts).for_each(&mut attempt)));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (0..attempts).for_each(&mut attempt)));
         end.store(true, Ordering::Relaxed);
         outcome.unwrap();
     });
@@ -257,7 +258,9 @@ fn root_a_loop_device_races_with_syncs_and_restores() {
     let text = name.to_str().unwrap();
     let attach = |file: &Path| {
         while !tool("losetup", &["--detach", text]) {}
-        while !Said::of(std::process::Command::new("losetup").arg(text).arg(file).output().unwrap()).attached() {}
+        while !Said::of(std::process::Command::new("losetup").arg(text).arg(file).output().unwrap())
+            .attached()
+        {}
     };
     assert!(tool("losetup", &[text, real.to_str().unwrap()]));
     let swap = || [&clone, &real].into_iter().for_each(|file| attach(file));

@@ -16,7 +16,7 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 /// A size nobody else uses at the moment, so that no search by size meets another test's disks.
 pub fn unique(mib: u64) -> u64 {
     let number = TAKEN.fetch_add(1, Ordering::Relaxed);
-    (mib << 20) + (u64::from(std::process::id()) % 512 * 256 + number % 256) * 4096
+    (mib << 20) + (u64::from(std::process::id()) % 8 * 256 + number % 256) * 4096
 }
 
 /// What a run of dpsr said.
@@ -271,7 +271,8 @@ const FIRST_LOOP: u64 = 600;
 impl Loop {
     /// A name that nothing is attached to.
     pub fn name() -> PathBuf {
-        let number = FIRST_LOOP + u64::from(std::process::id()) % 8 * 64 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let number =
+            FIRST_LOOP + u64::from(std::process::id()) % 8 * 64 + TAKEN.fetch_add(1, Ordering::Relaxed);
         PathBuf::from(format!("/dev/loop{number}"))
     }
 
