@@ -268,7 +268,7 @@ fn root_mounted_where_this_process_cannot_see_it() {
         said.refused(3, &[target.text(), "is mounted at", at.to_str().unwrap(), &pid, "nothing was written"]);
         let said = world.init("c", &world.path("primary"), &target.0, &["--wipe"]);
         said.refused(3, &[target.text(), "is mounted at", "nothing was written"]);
-        let other = world.blank("dpsr-b", unique(DPSR));
+        let other = world.blank("dpsr-b", unique(2 * DPSR));
         world.init("b", &target.0, &other, &[]).fine();
         world.sync("b").refused(3, &[target.text(), "is mounted at", at.to_str().unwrap()]);
     }
