@@ -120,4 +120,17 @@ mod tests {
         drop(held);
         assert!(lock(&roots, &second, Mode::Exclusive).is_ok());
     }
+
+    #[test]
+    fn a_reader_is_no_writer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let open = || FileDisk::open(file.path(), Access::Read).unwrap();
+        let (asking, other, roots) = (open(), open(), Roots::default());
+        let reading = lock(&roots, &other, Mode::Shared).unwrap();
+        assert_eq!(writer(&roots, &asking), None);
+        drop(reading);
+        let _writing = lock(&roots, &other, Mode::Exclusive).unwrap();
+        assert!(writer(&roots, &asking).unwrap().contains(&format!("process {} (", std::process::id())));
+    }
 }
