@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,7 +86,13 @@ pub fn to_file(
     let size = range.end - range.start;
     // Whole sectors while it is written, its exact length at the end.
     file.set_len(size.round_up(CHUNK).0).map_err(|error| failed("sizing", &error))?;
-    let disk: Arc<dyn WriteDisk> = Arc::new(FileDisk::open(path, Access::Write)?);
+    let disk = FileDisk::open(path, Access::Write)?;
+    let made = file.metadata().map_err(|error| failed("looking at", &error))?;
+    if (disk.identity().device, disk.identity().inode) != (made.dev(), made.ino()) {
+        let why = "another file has taken its name since it was made";
+        return Err(Error::new(Kind::Refused, "exporting to", why).on(&name).left("nothing was written"));
+    }
+    let disk: Arc<dyn WriteDisk> = Arc::new(disk);
     let mut disks = Disks::default();
     let id = disks.add_read(store.dpsr.clone());
     let target = disks.add_write(disk.clone());

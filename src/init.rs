@@ -14,9 +14,11 @@ use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
 use crate::open::{owner, recorded};
 use crate::pair::empty::{Found, emptiness};
+use crate::pair::holder::open_target;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
 use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::plan::{InitPlan, Inputs, Sizes};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::refuse::{Target, check_room, check_target};
@@ -54,6 +56,7 @@ pub struct Planned {
     roots: Roots,
     primary: Probe,
     dpsr: Probe,
+    found: Found,
     layout: DpsrLayout,
     table: Option<String>,
     volumes: Volumes,
@@ -74,6 +77,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
         Endpoint::Block => (Table::read(&source, primary.block)?, primary.block),
     };
     primary.block = block;
+    check_no_store(&primary, &source)?;
     table.probe_contents(&source);
     let volumes = volumes(&roots, &primary, &table, &options)?;
     let target_disk = FileDisk::open(&options.dpsr, Access::Read)?;
@@ -88,6 +92,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
         wipe: options.wipe,
     };
     check_target(&roots, &target)?;
+    check_no_primary(dir, &roots, &dpsr)?;
     check_not_paired(dir, &options)?;
     let bios = !roots.sys.join("firmware/efi").exists();
     let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)?;
@@ -103,7 +108,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
     };
     let plan = InitPlan::new(&inputs, |volumes, store| needed(volumes, store, primary.size));
     check_room(&target, &volumes, &plan.sizes)?;
-    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, layout, volumes })
+    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, found, layout, volumes })
 }
 
 fn volumes(roots: &Roots, primary: &Probe, table: &Table, options: &Options) -> Result<Volumes> {
@@ -142,6 +147,32 @@ fn taken_by(dir: &Path, options: &Options, found: &Found) -> Option<String> {
     let others = config::list(dir).into_iter().filter(|name| *name != options.pair);
     let mut records = others.filter_map(|name| config::load(dir, &name).ok());
     records.find(|record| record.dpsr.disk_guid == guid).map(|record| record.name)
+}
+
+/// Refuses a DPSR disk as the primary: most likely the two were mixed up, and the real primary would go.
+fn check_no_store(primary: &Probe, source: &FileDisk) -> Result<()> {
+    if find_store(source, primary.block).is_none() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "reading the primary", "it is a DPSR disk itself")
+        .on(primary.name())
+        .left("nothing was written")
+        .next("check that --primary and --dpsr are not mixed up"))
+}
+
+/// Refuses the primary of any pair of this machine as a DPSR disk.
+fn check_no_primary(dir: &Path, roots: &Roots, dpsr: &Probe) -> Result<()> {
+    for record in config::list(dir).into_iter().filter_map(|name| config::load(dir, &name).ok()) {
+        let found = open_primary(roots, &record, PrimaryUse::Live);
+        if found.is_ok_and(|primary| primary.probe.same_storage(dpsr)) {
+            let why = format!("it is the primary of the pair {:?}", record.name);
+            return Err(Error::new(Kind::Refused, "preparing the DPSR disk", why)
+                .on(dpsr.name())
+                .left("nothing was written")
+                .next("remove that pair first, or name another disk"));
+        }
+    }
+    Ok(())
 }
 
 fn check_not_paired(dir: &Path, options: &Options) -> Result<()> {
@@ -190,7 +221,7 @@ impl Planned {
 
     /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
     fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
-        let disk = FileDisk::open(&self.options.dpsr, Access::Write)?;
+        let disk = open_target(&self.roots, &self.options.dpsr)?;
         let descriptor = disk.descriptor().expect("a file has a descriptor");
         let now = Probe::of_descriptor(&self.roots, &self.options.dpsr, descriptor)?;
         let changed = |why: &str| {
@@ -199,19 +230,17 @@ impl Planned {
                 .left("nothing was written")
                 .next("run init again and read its plan")
         };
-        if !now.same_storage(&self.dpsr) || now.size != self.dpsr.size || now.id() != self.dpsr.id() {
+        if !now.is_still(&self.dpsr) {
             return Err(changed("it is not the disk any more that the plan was made for"));
         }
         if let Some(usage) = in_use(&self.roots, &now).first() {
             return Err(changed(&usage.to_string()));
         }
-        if !self.options.wipe {
-            let found = emptiness(&now, &disk)?;
-            if found.store.is_some() || !found.things.is_empty() {
-                return Err(changed("it is not empty any more"));
-            }
-        }
+        // Looked at under the lock only: another init may just have made it a DPSR disk.
         let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
+        if emptiness(&now, &disk)? != self.found {
+            return Err(changed("what is on it has changed since the plan was made"));
+        }
         Ok((disk, lock))
     }
 
@@ -230,6 +259,7 @@ impl Planned {
                 serial: primary.serial.clone(),
                 wwn: primary.wwn.clone(),
                 table: self.table.clone(),
+                inode: primary.inode.map(|(_, inode)| inode),
             },
             dpsr: DpsrRecord {
                 path: dpsr.lasting_path(&self.roots),

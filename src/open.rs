@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use crate::config::{self, PairConfig};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::index;
 use crate::format::superblock::Owner;
 use crate::pair::lock::Mode;
@@ -78,6 +78,9 @@ pub struct OpenPair {
 pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
     let pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    if let Some(contents) = contents::read(&pair.dpsr, &pair.dpsr.store.range)? {
+        belongs(&config, &pair.dpsr, &contents)?;
+    }
     let volumes = volumes_of(&config, &pair.primary.table);
     let disks = Disks {
         block: config.primary.block,
@@ -130,11 +133,24 @@ fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
     let dpsr = Arc::new(open_store_only(&Roots::default(), &config, mode)?);
     let found = contents::read(&dpsr, &dpsr.store.range)?;
     let contents = found.ok_or_else(|| contents::damaged(&dpsr, "its superblocks are gone"))?;
+    belongs(&config, &dpsr, &contents)?;
     Ok(OpenStore { config, dpsr, contents })
 }
 
-/// Whether somebody holds the DPSR disk for writing, and who.
+/// The last part of the proof: GUIDs can be copied, the store's own superblock says whose it is.
+fn belongs(config: &PairConfig, dpsr: &Dpsr, contents: &Contents) -> Result<()> {
+    let found = contents.superblock.pair;
+    if found == config.id {
+        return Ok(());
+    }
+    let why = format!("its store belongs to another pair ({found}, not {})", config.id);
+    Err(Error::new(Kind::Refused, "opening the DPSR disk", why)
+        .on(dpsr.probe.name())
+        .left("nothing was written")
+        .next("attach the right disk, or restore the record that belongs to this one"))
+}
+
+/// The process that holds the DPSR disk for writing, if there is one.
 pub fn writer(store: &OpenStore) -> Option<String> {
-    let error = crate::pair::lock::lock(&Roots::default(), &store.dpsr, Mode::Shared).err()?;
-    Some(error.to_string())
+    crate::pair::lock::writer(&Roots::default(), &store.dpsr)
 }

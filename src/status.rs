@@ -112,7 +112,7 @@ pub struct Status {
     pub age: Option<u64>,
     /// What would happen if the primary died now, in one line.
     pub if_the_disk_died_now: String,
-    /// Who is writing to the store right now.
+    /// The process that is writing to the store right now.
     pub writer: Option<String>,
     /// Superblock copies that are damaged or stale.
     pub stale_superblocks: u32,

@@ -105,6 +105,7 @@ fn make(primary: &Path, dpsr: &Path) -> PairConfig {
             serial: first.serial,
             wwn: first.wwn,
             table: table.id(),
+            inode: None,
         },
         dpsr: DpsrRecord {
             path: dpsr.into(),

@@ -26,7 +26,7 @@ fn tell(status: &Status, now: u64) {
         status.pair, status.primary, status.dpsr, status.state
     ));
     if let Some(writer) = &status.writer {
-        say(format_args!("Being written now: {writer}."));
+        say(format_args!("Being written now by {writer}."));
     }
     let room = &status.history;
     let generations =

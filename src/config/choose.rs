@@ -124,6 +124,7 @@ mod tests {
                 serial: Some("S1".into()),
                 wwn: None,
                 table: Some("1234abcd".into()),
+                inode: None,
             },
             dpsr: DpsrRecord {
                 path: "/dev/sdb".into(),

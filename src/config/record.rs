@@ -53,6 +53,10 @@ pub struct PrimaryRecord {
     /// The GPT disk GUID or MBR signature; absent where there is no table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// The inode of the image file, or of the file behind a loop device. It decides only where neither a
+    /// table nor a serial number tells the primary from another disk of its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// What identifies the DPSR disk.

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc::{EBUSY, EINVAL, ENODEV, ENOSYS, ENOTTY, EOPNOTSUPP, O_DIRECT, O_EXCL};
+use nix::libc::{EBUSY, EINVAL, ENODEV, ENOSYS, ENOTTY, EOPNOTSUPP, EROFS, O_DIRECT, O_EXCL};
 use nix::unistd::{Whence, lseek64};
 
 use super::{ReadDisk, WriteDisk, whole};
@@ -60,6 +60,7 @@ impl FileDisk {
         let path = path.as_ref();
         let name = path.display().to_string();
         let failed = |error: io::Error| match error.raw_os_error() {
+            Some(EROFS) => read_only(&name),
             Some(EBUSY) => {
                 Error::device("opening", &name, &error).next("unmount it, or stop what else holds it")
             }
@@ -74,6 +75,10 @@ impl FileDisk {
         let metadata = file.metadata().map_err(failed)?;
         if metadata.file_type() != kind {
             return Err(Error::new(Kind::Refused, "opening", "it was replaced meanwhile").on(name));
+        }
+        // The kernel lets root open it for writing all the same, and fails the first write.
+        if block && access == Access::Write && ioctl::read_only(&file).map_err(failed)? {
+            return Err(read_only(&name));
         }
         Self::capture(file, &metadata, block, name.clone()).map_err(failed)
     }
@@ -126,6 +131,13 @@ impl FileDisk {
         }
         Ok(())
     }
+}
+
+fn read_only(name: &str) -> Error {
+    Error::new(Kind::Refused, "opening", "it is read-only")
+        .on(name)
+        .left("nothing was written")
+        .next("make it writable, or name another disk")
 }
 
 fn open_direct(path: &Path, access: Access, block: bool) -> io::Result<File> {
@@ -236,6 +248,9 @@ impl WriteDisk for FileDisk {
         let metadata = self.file.metadata()?;
         if identify(&self.file, &metadata)? != self.identity {
             return Err(io::Error::other("it is not the device that was opened"));
+        }
+        if !self.block && metadata.nlink() == 0 {
+            return Err(io::Error::other("it has been deleted"));
         }
         let same = if self.block {
             ioctl::size(&self.file)? == self.size

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use super::layout::find_store;
 use super::open::{Dpsr, Primary};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::units::Bytes;
@@ -47,7 +48,15 @@ impl WriteDisk for Dpsr {
     fn flush(&self) -> io::Result<()> {
         self.disk.flush()
     }
+    /// Besides what the descriptor says: the table still names the same store. What lies behind a descriptor
+    /// may be exchanged (a file is overwritten, another host initialises a shared disk, device-mapper loads
+    /// another table), and a flip would then tear a stranger's store.
     fn prove(&self) -> io::Result<()> {
-        self.disk.prove()
+        self.disk.prove()?;
+        match find_store(&self.disk, self.probe.block) {
+            Some(found) if found == self.store => Ok(()),
+            Some(_) => Err(io::Error::other("it carries another store now")),
+            None => Err(io::Error::other("it carries no store any more")),
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::chain::running_root_chain;
 use super::mounts::{mounts, swaps};
 use super::probe::{Kind, Probe};
 use super::sysfs::{BlockNode, Roots};
+use crate::sys::ioctl;
 
 /// One reason why an endpoint may not be overwritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,13 @@ pub enum Use {
         /// The loop device.
         device: String,
     },
+    /// Another loop device lies over the same file.
+    Shared {
+        /// The loop device that is meant.
+        device: String,
+        /// The other one.
+        by: String,
+    },
     /// The running system's root lies on it.
     Root {
         /// The device that is part of the root's chain.
@@ -53,6 +61,7 @@ impl fmt::Display for Use {
             Self::Swap { device } => write!(f, "{device} is in use as swap"),
             Self::Held { device, by, .. } => write!(f, "{device} is held by {by}"),
             Self::Loop { device } => write!(f, "it backs the loop device {device}"),
+            Self::Shared { device, by } => write!(f, "the file behind {device} also lies behind {by}"),
             Self::Root { device } => write!(f, "the running system's root lies on {device}"),
         }
     }
@@ -61,7 +70,11 @@ impl fmt::Display for Use {
 /// Every use of the endpoint or of a partition on it, in a stable order.
 pub fn in_use(roots: &Roots, probe: &Probe) -> Vec<Use> {
     match (probe.kind, probe.node(roots)) {
-        (Kind::Block, Some(node)) => device_uses(roots, &node),
+        (Kind::Block, Some(node)) => {
+            let mut uses = device_uses(roots, &node);
+            uses.extend(shared(roots, probe, &node));
+            uses
+        }
         _ => file_uses(roots, probe),
     }
 }
@@ -94,8 +107,22 @@ fn file_uses(roots: &Roots, probe: &Probe) -> Vec<Use> {
     loops.map(|node| Use::Loop { device: node.label() }).collect()
 }
 
-/// Device and inode of the file behind a loop device.
+/// Other loop devices over the same file: neither knows what the other writes.
+fn shared(roots: &Roots, probe: &Probe, node: &BlockNode) -> Vec<Use> {
+    if probe.inode.is_none() {
+        return Vec::new();
+    }
+    let others = roots.all().into_iter().filter(|other| other.number != node.number);
+    let others = others.filter(|other| backing_inode(other) == probe.inode);
+    others.map(|other| Use::Shared { device: node.label(), by: other.label() }).collect()
+}
+
+/// Filesystem and inode of the file behind a loop device, as the device itself says: the path that sysfs
+/// shows may be of another mount namespace, or have come to mean another file.
 pub(super) fn backing_inode(node: &BlockNode) -> Option<(u64, u64)> {
-    let meta = fs::metadata(node.backing_file()?).ok()?;
-    Some((meta.dev(), meta.ino()))
+    let file = node.backing_file()?;
+    match node.open() {
+        Some(device) => ioctl::loop_file(&device),
+        None => fs::metadata(file).ok().map(|meta| (meta.dev(), meta.ino())),
+    }
 }

@@ -2,15 +2,16 @@
 //! Keeps two runs of dpsr off the same DPSR disk, and says who holds it.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::{fstat, major, minor};
+use nix::sys::stat::{SFlag, fstat, major, minor};
 
-use super::sysfs::Roots;
+use super::sysfs::{DevNum, Roots};
 use crate::disk::ReadDisk;
 use crate::error::{Error, Kind, Result};
 
@@ -34,7 +35,7 @@ pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<OwnedFd
 /// Locks an open disk with flock(2), or says which process holds it. A disk in memory has nothing to lock.
 pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Lock>> {
     let Some(descriptor) = disk.descriptor().filter(|_| mode != Mode::Unlocked) else { return Ok(None) };
-    let owned = descriptor.try_clone_to_owned();
+    let owned = lockable(roots, descriptor);
     let mut owned = owned.map_err(|error| Error::device("locking", disk.name(), &error))?;
     let how = match mode {
         Mode::Shared | Mode::Unlocked => FlockArg::LockSharedNonblock,
@@ -46,7 +47,7 @@ pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Loc
             Ok(lock) => return Ok(Some(Lock(lock))),
             Err((back, Errno::EWOULDBLOCK)) => {
                 owned = back;
-                holder(roots, &owned)
+                holder(roots, &owned, "")
             }
             Err((_, error)) => return Err(Error::device("locking", disk.name(), &error.into())),
         };
@@ -57,6 +58,21 @@ pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Loc
     }
 }
 
+/// What is locked for a disk. A lock belongs to the inode, and a device may have several nodes: it is always
+/// the kernel's own node that is locked, whatever name the disk was opened by.
+fn lockable(roots: &Roots, descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let stat = fstat(descriptor)?;
+    let block = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFBLK.bits();
+    let node = block.then(|| roots.node(DevNum::of(stat.st_rdev))?.open()).flatten();
+    node.map_or_else(|| descriptor.try_clone_to_owned(), |node| Ok(node.into()))
+}
+
+/// The process that has locked the disk to write to it. Nothing is locked to find out, so that looking never
+/// disturbs a writer that is about to start.
+pub fn writer(roots: &Roots, disk: &dyn ReadDisk) -> Option<String> {
+    holder(roots, lockable(roots, disk.descriptor()?).ok()?, "WRITE")
+}
+
 fn busy(disk: &dyn ReadDisk, holder: Option<String>) -> Error {
     let why =
         holder.map_or("another process has locked it".to_owned(), |holder| format!("{holder} has locked it"));
@@ -64,19 +80,24 @@ fn busy(disk: &dyn ReadDisk, holder: Option<String>) -> Error {
 }
 
 /// A lock in `/proc/locks`: number, FLOCK, ADVISORY, READ or WRITE, pid, major:minor:inode (major and minor
-/// in hex), start, end. (proc_locks(5))
-fn holder(roots: &Roots, file: impl AsFd) -> Option<String> {
+/// in hex), start, end. (proc_locks(5)) An empty `kind` means either.
+fn holder(roots: &Roots, file: impl AsFd, kind: &str) -> Option<String> {
     let stat = fstat(file).ok()?;
     let wanted = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
     let text = fs::read_to_string(roots.proc.join("locks")).ok()?;
     let pid = text.lines().find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&wanted.as_str()))
-            .then(|| fields[4].to_owned())
+        let held = fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&wanted.as_str());
+        (held && fields[3].starts_with(kind)).then(|| fields[4].to_owned())
     })?;
-    let command = fs::read(roots.proc.join(&pid).join("cmdline")).unwrap_or_default();
+    Some(told(roots, &pid))
+}
+
+/// A process as messages show it: its number and its command.
+pub(super) fn told(roots: &Roots, pid: &str) -> String {
+    let command = fs::read(roots.proc.join(pid).join("cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
-    Some(if command.is_empty() { format!("process {pid}") } else { format!("process {pid} ({command})") })
+    if command.is_empty() { format!("process {pid}") } else { format!("process {pid} ({command})") }
 }
 
 #[cfg(test)]
@@ -98,5 +119,18 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
         drop(held);
         assert!(lock(&roots, &second, Mode::Exclusive).is_ok());
+    }
+
+    #[test]
+    fn a_reader_is_no_writer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let open = || FileDisk::open(file.path(), Access::Read).unwrap();
+        let (asking, other, roots) = (open(), open(), Roots::default());
+        let reading = lock(&roots, &other, Mode::Shared).unwrap();
+        assert_eq!(writer(&roots, &asking), None);
+        drop(reading);
+        let _writing = lock(&roots, &other, Mode::Exclusive).unwrap();
+        assert!(writer(&roots, &asking).unwrap().contains(&format!("process {} (", std::process::id())));
     }
 }

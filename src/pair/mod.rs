@@ -13,6 +13,7 @@ pub mod content;
 pub mod empty;
 mod forward;
 mod gpt;
+pub mod holder;
 pub mod inuse;
 pub mod layout;
 pub mod lock;

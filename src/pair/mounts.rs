@@ -2,6 +2,7 @@
 //! What is mounted and swapped on, read from `/proc`.
 
 use std::fs;
+use std::path::Path;
 
 use super::sysfs::{BlockNode, DevNum, Roots};
 
@@ -16,7 +17,12 @@ pub struct Mount {
 
 /// Every mount of a block device. A filesystem with an anonymous number (btrfs) is found by its source.
 pub fn mounts(roots: &Roots) -> Vec<Mount> {
-    let text = fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
+    mounted(roots, &roots.proc.join("self/mountinfo"))
+}
+
+/// The same for any process's `mountinfo`.
+pub(super) fn mounted(roots: &Roots, mountinfo: &Path) -> Vec<Mount> {
+    let text = fs::read_to_string(mountinfo).unwrap_or_default();
     text.lines().filter_map(|line| mount(roots, line)).collect()
 }
 

@@ -79,6 +79,9 @@ pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Resu
         refuse_uses(roots, &config.primary, &Probe::open(roots, &path)?, |_| true)?;
     }
     let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, &path, access)?;
+    if how == PrimaryUse::Offline {
+        refuse_uses(roots, &config.primary, &probe, |_| true)?;
+    }
     let held = match probe.kind {
         Endpoint::File => lock(roots, &disk, Mode::Shared)?,
         Endpoint::Block => None,
@@ -90,16 +93,19 @@ pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Resu
 /// writing.
 pub fn open_store_only(roots: &Roots, config: &PairConfig, mode: Mode) -> Result<Dpsr> {
     let path = locate(roots, &config.dpsr)?;
-    if mode == Mode::Exclusive {
-        refuse_uses(roots, &config.dpsr, &Probe::open(roots, &path)?, |usage| {
-            !matches!(usage, Use::Held { ours: true, .. })
-        })?;
-    }
+    let refuse_others = |probe: &Probe| match mode {
+        Mode::Exclusive => {
+            refuse_uses(roots, &config.dpsr, probe, |usage| !matches!(usage, Use::Held { ours: true, .. }))
+        }
+        _ => Ok(()),
+    };
+    refuse_others(&Probe::open(roots, &path)?)?;
     let access = if mode == Mode::Exclusive { Access::Write } else { Access::Read };
     // Locked first through a descriptor for reading: the claim of a writer would say only "busy".
     let _first = lock(roots, &FileDisk::open(&path, Access::Read)?, mode)?;
     drop(_first);
     let Proven { disk, probe, evidence } = proof::open(roots, &config.dpsr, &path, access)?;
+    refuse_others(&probe)?;
     let held = lock(roots, &disk, mode)?;
     Ok(Dpsr { disk, probe, store: evidence, _lock: held })
 }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::inuse::backing_inode;
 use super::serial::names;
 use super::sysfs::{BlockNode, DevNum, Roots};
 use crate::error::{self, Error, Result};
+use crate::sys::ioctl;
 use crate::units::{Bytes, SECTOR};
 
 /// What an endpoint is.
@@ -41,6 +41,9 @@ pub struct Probe {
     pub number: Option<DevNum>,
     /// Filesystem and inode of the image file, or of the file behind a loop device.
     pub inode: Option<(u64, u64)>,
+    /// The kernel's number for this disk since boot: another disk, or another file behind a loop device, has
+    /// another one, though it got the same name. `None` for a file, and before Linux 5.15.
+    pub sequence: Option<u64>,
     /// The serial number the disk reports.
     pub serial: Option<String>,
     /// The world-wide name the disk reports (for device-mapper and MD: the array's UUID).
@@ -79,12 +82,15 @@ impl Probe {
             block: Bytes(SECTOR),
             number: (kind == Kind::Block).then(|| DevNum::of(meta.rdev())),
             inode: (kind == Kind::File).then(|| (meta.dev(), meta.ino())),
+            sequence: None,
             serial: None,
             wwn: None,
             model: None,
         };
         if let Some(node) = probe.node(roots) {
             probe.ask(roots, &node);
+            probe.inode = node.backing_file().and_then(|_| ioctl::loop_file(&file));
+            probe.sequence = ioctl::disk_sequence(&file).map_err(|error| failed(path, &error))?;
         }
         Ok(probe)
     }
@@ -92,7 +98,6 @@ impl Probe {
     fn ask(&mut self, roots: &Roots, node: &BlockNode) {
         let block = node.disk().attr("queue/logical_block_size").and_then(|text| text.parse().ok());
         self.block = Bytes(block.unwrap_or(SECTOR));
-        self.inode = backing_inode(node);
         let names = names(roots, node);
         (self.serial, self.wwn, self.model) = (names.serial, names.wwn, names.model);
     }
@@ -133,6 +138,14 @@ impl Probe {
         let same_number = self.number.is_some() && self.number == other.number;
         let same_inode = self.inode.is_some() && self.inode == other.inode;
         same_number || same_inode
+    }
+
+    /// Whether this is still what `planned` was, seen again later: a name alone may have come to mean
+    /// another disk meanwhile.
+    pub fn is_still(&self, planned: &Self) -> bool {
+        let all =
+            |probe: &Self| (probe.kind, probe.number, probe.inode, probe.sequence, probe.size, probe.id());
+        all(self) == all(planned)
     }
 
     /// The path as messages show it.

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::holder;
 use super::layout::{FoundStore, find_store};
 use super::probe::Probe;
 use super::sysfs::Roots;
@@ -25,12 +26,12 @@ pub(super) trait Identity {
     fn size(&self) -> Bytes;
     /// The serial number and WWN it reported.
     fn names(&self) -> (Option<&str>, Option<&str>);
-    /// The inode of the file it is or lies in.
+    /// The inode of the file it is or lies in, where that must be the recorded one.
     fn inode(&self) -> Option<u64>;
-    /// Whether nothing but its size is known of it: then only its recorded path can tell it from others.
-    fn is_anonymous(&self) -> bool {
-        false
-    }
+    /// Whether the record tells it from any other disk of its size.
+    fn telling(&self) -> bool;
+    /// What to do about another inode.
+    fn other_inode(&self, found: u64) -> String;
     /// The proof that lies in the disk's own bytes; the error says what is there instead.
     fn read(&self, probe: &Probe, disk: &FileDisk) -> Result<Self::Evidence, String>;
 }
@@ -49,11 +50,16 @@ impl Identity for PrimaryRecord {
     fn names(&self) -> (Option<&str>, Option<&str>) {
         (self.serial.as_deref(), self.wwn.as_deref())
     }
+    /// An image with a table may be moved and copied back: its table tells it. Without one its size would be
+    /// the whole proof, and any file of that size would become the next generation.
     fn inode(&self) -> Option<u64> {
-        None
+        if self.named() { None } else { self.inode }
     }
-    fn is_anonymous(&self) -> bool {
-        self.table.is_none() && self.serial.is_none() && self.wwn.is_none()
+    fn telling(&self) -> bool {
+        self.named() || self.inode.is_some()
+    }
+    fn other_inode(&self, found: u64) -> String {
+        format!("if it is meant, say 'inode = {found}' under [primary] in the record of the pair")
     }
     fn read(&self, _: &Probe, disk: &FileDisk) -> Result<Table, String> {
         let table = Table::read(disk, self.block).map_err(|error| error.to_string())?;
@@ -62,6 +68,14 @@ impl Identity for PrimaryRecord {
             true => Ok(table),
             false => Err(format!("its partition table is {}, not {}", name(&table.id()), name(&self.table))),
         }
+    }
+}
+
+impl PrimaryRecord {
+    /// Whether a table or a name tells it from other disks; an MBR signature of zero is none.
+    fn named(&self) -> bool {
+        let table = self.table.as_deref().is_some_and(|table| table.bytes().any(|digit| digit != b'0'));
+        table || self.serial.is_some() || self.wwn.is_some()
     }
 }
 
@@ -81,6 +95,12 @@ impl Identity for DpsrRecord {
     }
     fn inode(&self) -> Option<u64> {
         self.inode
+    }
+    fn telling(&self) -> bool {
+        true
+    }
+    fn other_inode(&self, _: u64) -> String {
+        "a copy of the DPSR disk is not the DPSR disk".to_owned()
     }
     fn read(&self, probe: &Probe, disk: &FileDisk) -> Result<FoundStore, String> {
         match find_store(disk, probe.block) {
@@ -105,14 +125,15 @@ pub(super) fn open<I: Identity>(
     path: &Path,
     access: Access,
 ) -> Result<Proven<I::Evidence>> {
-    let disk = FileDisk::open(path, access)?;
+    let disk = holder::open(roots, path, access)?;
     let descriptor = disk.descriptor().expect("a file has a descriptor");
     let probe = Probe::of_descriptor(roots, path, descriptor)?;
     let proven = compare(identity, &probe).and_then(|()| identity.read(&probe, &disk));
     match proven {
         Ok(evidence) => Ok(Proven { disk, probe, evidence }),
         Err(why) => Err(Error::new(Kind::Refused, format!("opening {}", identity.role()), why)
-            .on(path.display().to_string())),
+            .on(path.display().to_string())
+            .left("nothing was written")),
     }
 }
 
@@ -131,7 +152,8 @@ fn compare<I: Identity>(identity: &I, probe: &Probe) -> Result<(), String> {
     }
     match (identity.inode(), probe.inode) {
         (Some(wanted), Some((_, found))) if wanted != found => {
-            Err(format!("it is another file (inode {found}, not {wanted})"))
+            let next = identity.other_inode(found);
+            Err(format!("it is another file (inode {found}, not {wanted}): {next}"))
         }
         (Some(_), None) => Err("it does not lie in the recorded file any more".to_owned()),
         _ => Ok(()),

@@ -3,10 +3,10 @@
 
 use super::chain::{chain_of, chain_under_file};
 use super::empty::Found;
-use super::inuse::Use;
+use super::inuse::{Use, backing_inode};
 use super::plan::Sizes;
 use super::probe::{Kind as Endpoint, Probe};
-use super::sysfs::Roots;
+use super::sysfs::{BlockNode, Roots};
 use super::volumes::{Volume, Volumes};
 use crate::error::{Error, Kind, Result};
 use crate::units::{Bytes, MIB};
@@ -79,14 +79,13 @@ fn check_content(target: &Target<'_>) -> Result<()> {
 
 fn part_of_primary(roots: &Roots, target: &Target<'_>) -> bool {
     let (primary, dpsr) = (target.primary, target.dpsr);
-    let Some(disk) = primary.node(roots).map(|node| node.disk().number) else {
-        return primary.same_storage(dpsr);
-    };
+    let disk = primary.node(roots).map(|node| node.disk().number);
+    let file = |node: &BlockNode| primary.inode.is_some() && backing_inode(node) == primary.inode;
     let under = match (dpsr.kind, dpsr.node(roots)) {
         (Endpoint::Block, Some(node)) => super::chain::chain_of_node(roots, node),
         _ => chain_under_file(roots, &dpsr.canonical),
     };
-    primary.same_storage(dpsr) || under.iter().any(|node| node.number == disk)
+    primary.same_storage(dpsr) || under.iter().any(|node| Some(node.number) == disk || file(node))
 }
 
 /// Whether the primary is the disk the running system's root lies on.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::inuse::backing_inode;
 use super::proof::{Identity, Proven, open};
 use super::sysfs::{BlockNode, Roots};
 use crate::disk::file::Access;
@@ -25,27 +26,23 @@ pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf
     }
 }
 
-/// Without a serial number or an inode, a second disk with the same GUID cannot be told from the first.
+/// A second disk that passes the whole proof cannot be told from the first, whatever the proof rests on:
+/// bridges report one serial number for all disks, and two filesystems may give the same inode number.
 fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>) -> Result<()> {
-    let Some(node) = here.probe.node(roots) else { return Ok(()) };
-    let (serial, wwn) = identity.names();
-    let named = serial.is_some() && here.probe.serial.is_some() || wwn.is_some() && here.probe.wwn.is_some();
-    if named || identity.inode().is_some() || identity.is_anonymous() {
-        return Ok(());
-    }
-    match candidates(roots, identity).into_iter().find(|other| !related(&node, other)) {
+    // Of a disk that tells nothing but its size the recorded path has to decide.
+    let Some(node) = here.probe.node(roots).filter(|_| identity.telling()) else { return Ok(()) };
+    let same = |other: &BlockNode| {
+        related(&node, other) || here.probe.inode.is_some() && backing_inode(other) == here.probe.inode
+    };
+    match without_paths(candidates(roots, identity)).into_iter().find(|other| !same(other)) {
         Some(other) => Err(clones(identity, identity.path(), &other.path())),
         None => Ok(()),
     }
 }
 
 fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: &Error) -> Result<PathBuf> {
-    let mut candidates = candidates(roots, identity);
-    let all = candidates.clone();
-    candidates.retain(|node| {
-        !identity.is_anonymous() && !all.iter().any(|top| is_multipath(top) && built_on(top, node))
-    });
-    match &candidates[..] {
+    let candidates = if identity.telling() { candidates(roots, identity) } else { Vec::new() };
+    match &without_paths(candidates)[..] {
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
         [] => {
@@ -71,6 +68,13 @@ fn candidates<I: Identity>(roots: &Roots, identity: &I) -> Vec<BlockNode> {
     let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
     let proves = |node: &BlockNode| open(roots, identity, &node.path(), Access::Read).is_ok();
     roots.all().into_iter().filter(|node| fits(node) && proves(node)).collect()
+}
+
+/// The paths to a disk are left out where its multipath node is there.
+fn without_paths(mut nodes: Vec<BlockNode>) -> Vec<BlockNode> {
+    let all = nodes.clone();
+    nodes.retain(|node| !all.iter().any(|top| is_multipath(top) && built_on(top, node)));
+    nodes
 }
 
 fn is_multipath(node: &BlockNode) -> bool {

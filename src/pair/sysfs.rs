@@ -5,10 +5,11 @@
 //! three roots are injectable; tests point them at golden trees.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 
 /// Where the kernel's views of the machine are mounted.
@@ -165,6 +166,15 @@ impl BlockNode {
             }
             _ => self.roots.dev.join(self.name.replace('!', "/")),
         }
+    }
+
+    /// The device, opened for a question to the kernel; `None` where there is no node for it, and in a golden
+    /// tree.
+    pub fn open(&self) -> Option<File> {
+        let path = self.roots.is_live().then(|| self.path())?;
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+        let meta = file.metadata().ok()?;
+        (meta.file_type().is_block_device() && DevNum::of(meta.rdev()) == self.number).then_some(file)
     }
 
     /// Its kernel name, and what it is where the name alone does not tell: `dm-0 (vg-root)`.

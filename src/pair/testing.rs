@@ -118,6 +118,7 @@ pub(crate) fn probe(path: &str, size: u64) -> Probe {
         block: Bytes(512),
         number: Some(DevNum { major: 8, minor: size % 1000 }),
         inode: None,
+        sequence: None,
         serial: Some("S3R1AL".into()),
         wwn: None,
         model: Some("ACME Disk".into()),

@@ -19,7 +19,9 @@ use crate::export::{Exported, find};
 use crate::format::index::{Map, Volume};
 use crate::open::OpenStore;
 use crate::pair::chain::chain_of;
+use crate::pair::holder::open_target;
 use crate::pair::inuse::in_use;
+use crate::pair::layout::find_store;
 use crate::pair::lock::{Lock, Mode, lock};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::sysfs::Roots;
@@ -104,6 +106,7 @@ pub fn plan(store: &OpenStore, options: Options) -> Result<Planned> {
     let map = store.contents.map_of(record);
     let probe = Probe::open(&roots, &options.to)?;
     check_target(&roots, store, &probe, map)?;
+    check_no_store(&probe, &FileDisk::open(&options.to, Access::Read)?)?;
     let volume = options.volume.as_deref().map(|name| find(&map.volumes, name)).transpose()?;
     let (range, at) = match volume {
         None => (Bytes::ZERO..map.disk, Bytes::ZERO),
@@ -160,6 +163,15 @@ fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, map: &Map) -> R
         );
     }
     Ok(())
+}
+
+/// Refuses any DPSR disk: a copy with its history would go, and with it perhaps the only one of another disk.
+fn check_no_store(probe: &Probe, disk: &FileDisk) -> Result<()> {
+    match find_store(disk, probe.block) {
+        Some(_) => Err(refuse(probe, "it is a DPSR disk")
+            .next("name another disk, or make it none with 'wipefs --all' if its copy and history may go")),
+        None => Ok(()),
+    }
 }
 
 /// Whether `probe` is a partition of the disk `dpsr`.
@@ -229,10 +241,10 @@ impl Planned {
 
     /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
     fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
-        let disk = FileDisk::open(&self.options.to, Access::Write)?;
+        let disk = open_target(&self.roots, &self.options.to)?;
         let descriptor = disk.descriptor().expect("a file has a descriptor");
         let now = Probe::of_descriptor(&self.roots, &self.options.to, descriptor)?;
-        if !now.same_storage(&self.probe) || now.size != self.probe.size || now.id() != self.probe.id() {
+        if !now.is_still(&self.probe) {
             let why = "it is not the disk any more that the plan was made for";
             return Err(refuse(&now, why).next("run restore again and read its plan"));
         }
@@ -240,6 +252,7 @@ impl Planned {
             return Err(refuse(&now, usage.to_string()).next("stop that use first"));
         }
         let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
+        check_no_store(&now, &disk)?;
         Ok((disk, lock))
     }
 }

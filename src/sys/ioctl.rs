@@ -19,6 +19,8 @@ mod number {
     ioctl_read! { get_diskseq, 0x12, 128, u64 }
     ioctl_read_bad! { get_logical, request_code_none!(0x12, 104), c_int }
     ioctl_read_bad! { get_physical, request_code_none!(0x12, 123), c_uint }
+    ioctl_read_bad! { get_read_only, request_code_none!(0x12, 94), c_int }
+    ioctl_read_bad! { get_loop_status, 0x4c05, [u64; super::LOOP_WORDS] }
 }
 
 /// `BLKGETSIZE64`: the size of a block device. The number is made from size_t, the answer is a u64.
@@ -54,6 +56,25 @@ pub fn disk_sequence(device: &impl AsFd) -> io::Result<Option<u64>> {
         Err(Errno::ENOTTY | Errno::EINVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// `BLKROGET`: whether the kernel refuses writes to a block device.
+pub fn read_only(device: &impl AsFd) -> io::Result<bool> {
+    let mut flag: c_int = 0;
+    // SAFETY: the kernel writes one int to the pointer.
+    unsafe { number::get_read_only(device.as_fd().as_raw_fd(), &mut flag) }?;
+    Ok(flag != 0)
+}
+
+/// `struct loop_info64` of `linux/loop.h` has 232 bytes, of which the first two words are of use here.
+const LOOP_WORDS: usize = 29;
+
+/// `LOOP_GET_STATUS64`: filesystem and inode of the file behind a loop device; `None` for everything else.
+pub fn loop_file(device: &impl AsFd) -> Option<(u64, u64)> {
+    let mut status = [0u64; LOOP_WORDS];
+    // SAFETY: the kernel writes one struct loop_info64, which has the size of the array, to the pointer.
+    unsafe { number::get_loop_status(device.as_fd().as_raw_fd(), &mut status) }.ok()?;
+    Some((status[0], status[1]))
 }
 
 /// Zeroes `range` of a block device, offloaded where the device can.

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who holds a device that could not be claimed. The kernel says only "busy"; a person needs a name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc::EBUSY;
+
+use super::inuse::{Use, device_uses};
+use super::lock::told;
+use super::mounts::mounted;
+use super::sysfs::{BlockNode, DevNum, Roots};
+use crate::disk::file::{Access, FileDisk};
+use crate::error::{Error, Kind, Result};
+
+/// Opens a disk; where another one has claimed it, the error says who.
+pub(super) fn open(roots: &Roots, path: &Path, access: Access) -> Result<FileDisk> {
+    FileDisk::open(path, access).map_err(|error| explained(roots, path, error))
+}
+
+/// [`open`] for the target of `init` or `restore`.
+pub fn open_target(roots: &Roots, path: &Path) -> Result<FileDisk> {
+    open(roots, path, Access::Write)
+}
+
+fn explained(roots: &Roots, path: &Path, error: Error) -> Error {
+    let number = fs::metadata(path).ok().filter(|meta| meta.file_type().is_block_device());
+    let node = number.and_then(|meta| roots.node(DevNum::of(meta.rdev())));
+    let Some(node) = node.filter(|_| error.errno() == Some(EBUSY)) else { return error };
+    let (kind, why, next) = match (device_uses(roots, &node).first(), elsewhere(roots, &node)) {
+        (Some(usage), _) => (Kind::Refused, usage.to_string(), "stop that use first"),
+        (None, Some(usage)) => (Kind::Refused, usage.to_string(), "stop that use first"),
+        (None, None) => match opener(roots, &node) {
+            Some(who) => (Kind::Busy, format!("{who} has it open"), "wait until it has ended, or stop it"),
+            None => (Kind::Refused, "somebody holds it".to_owned(), "unmount it, or stop what else holds it"),
+        },
+    };
+    Error::new(kind, "opening", why).on(path.display().to_string()).left("nothing was written").next(next)
+}
+
+/// Every process by its directory, except this one.
+fn processes(roots: &Roots) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(&roots.proc).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+    let me = std::process::id().to_string();
+    named.filter(|(pid, _)| *pid != me && pid.bytes().all(|digit| digit.is_ascii_digit())).collect()
+}
+
+/// A mount of the disk, or of a partition of it, in another mount namespace.
+fn elsewhere(roots: &Roots, node: &BlockNode) -> Option<Use> {
+    let disk = node.disk();
+    let members: Vec<_> = disk.partitions().into_iter().chain([disk]).map(|member| member.number).collect();
+    let mut seen = BTreeSet::new();
+    for (pid, dir) in processes(roots) {
+        let space = fs::read_link(dir.join("ns/mnt")).ok();
+        if space.is_some_and(|space| !seen.insert(space)) {
+            continue;
+        }
+        let found = mounted(roots, &dir.join("mountinfo")).into_iter();
+        if let Some(mount) = found.into_iter().find(|mount| members.contains(&mount.node.number)) {
+            let at = format!("{} for {}", mount.at, told(roots, &pid));
+            return Some(Use::Mounted { device: mount.node.label(), at });
+        }
+    }
+    None
+}
+
+/// A process that has the device open under a name below `/dev`. Other names are not looked at: they may
+/// lie on a filesystem that hangs.
+fn opener(roots: &Roots, node: &BlockNode) -> Option<String> {
+    let has = |dir: &Path| {
+        let open = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
+        let mut named = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        named.any(|name| {
+            let meta = name.starts_with(&roots.dev).then(|| fs::metadata(&name).ok()).flatten();
+            meta.is_some_and(|meta| {
+                meta.file_type().is_block_device() && DevNum::of(meta.rdev()) == node.number
+            })
+        })
+    };
+    let (pid, _) = processes(roots).into_iter().find(|(_, dir)| has(dir))?;
+    Some(told(roots, &pid))
+}
