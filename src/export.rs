@@ -174,7 +174,7 @@ impl Stream<'_> {
 
 impl Sink for Stream<'_> {
     fn zeros(&mut self, range: Range<Bytes>) -> Result<()> {
-        const ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
+        static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
         let mut left = (range.end - range.start).usize();
         while left > 0 {
             let part = left.min(ZEROS.len());

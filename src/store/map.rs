@@ -115,6 +115,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list that happens to have one range")]
     fn holes_are_whole_extents_inside_what_is_left_out() {
         let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
         let e = geometry.extent.0;

@@ -87,6 +87,7 @@ mod tests {
     use crate::units::{Extent, MIB};
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list that happens to have one range")]
     fn runs_and_holes() {
         let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
         let extent = geometry.extent.0;

@@ -48,7 +48,9 @@ impl Store {
             Error::new(Kind::Refused, "opening the store on", "it holds no DPSR store")
                 .on(disk.name())
                 .left("nothing was written")
-                .next("run 'dpsr init' to make it one")
+                .next(
+                    "if it held one, its superblocks are gone: do not initialise it before its data is safe",
+                )
         })?;
         Ok(Self { disk, contents, partition, owner })
     }

@@ -69,7 +69,7 @@ impl<'a> Exceptions<'a> {
     }
 
     /// The next exception; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Exception>> {
+    pub fn advance(&mut self) -> Result<Option<Exception>> {
         while let Some(Reverse((chunk, layer))) = self.heap.pop() {
             let cursor = &self.cursors[layer];
             let (entry, crc) = (cursor.entry - 1, cursor.head_crc);

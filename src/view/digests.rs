@@ -25,7 +25,7 @@ impl<'a> ViewDigests<'a> {
     /// The digests of `view`.
     pub fn of(view: &'a View<'a>, disk: &'a dyn ReadDisk) -> Result<Self> {
         let mut exceptions = Exceptions::of(view, disk, Part::Table)?;
-        let ahead = exceptions.next()?;
+        let ahead = exceptions.advance()?;
         Ok(Self { view, disk, exceptions, ahead, chunk: TableChunk::blank(0)?, loaded: false })
     }
 
@@ -41,7 +41,7 @@ impl<'a> ViewDigests<'a> {
     fn load(&mut self, number: u64) -> Result<()> {
         self.loaded = false;
         while self.ahead.is_some_and(|exception| exception.chunk.0 < number) {
-            self.ahead = self.exceptions.next()?;
+            self.ahead = self.exceptions.advance()?;
         }
         let saved = self.ahead.filter(|exception| exception.chunk.0 == number);
         let at = saved.map(|exception| exception.at).or_else(|| self.view.table.chunk(Chunk(number)));

@@ -33,14 +33,14 @@ impl<'a> Segments<'a> {
     /// The segments of `chunks` of `view`.
     pub fn of(view: &'a View<'a>, disk: &'a dyn ReadDisk, chunks: Range<u64>) -> Result<Self> {
         let mut exceptions = Exceptions::of(view, disk, Part::Image)?;
-        let ahead = exceptions.next()?;
+        let ahead = exceptions.advance()?;
         Ok(Self { view, exceptions, ahead, at: chunks.start, end: chunks.end })
     }
 
     /// The next segment, of at most `most` chunks unless it is zeros; `None` at the end.
     pub fn next(&mut self, most: u64) -> Result<Option<Segment>> {
         while self.ahead.is_some_and(|exception| exception.chunk.0 < self.at) {
-            self.ahead = self.exceptions.next()?;
+            self.ahead = self.exceptions.advance()?;
         }
         if self.at >= self.end {
             return Ok(None);
