@@ -33,7 +33,7 @@ fn init_around(world: &World, dpsr: &Path, wipe: bool, meanwhile: impl FnOnce())
     let primary = world.full("planned-primary", 1 << 20, 4);
     let planned = init::plan(&world.path("etc"), options(&primary, dpsr, wipe)).unwrap();
     meanwhile();
-    let error = planned.act(&world.path("etc")).err().expect("it is not what was planned");
+    let error = planned.act(&world.path("etc")).expect_err("it is not what was planned");
     assert_eq!(error.kind(), Kind::Refused, "{error}");
     assert!(error.to_string().contains(dpsr.to_str().unwrap()), "{error}");
     assert!(error.to_string().contains("nothing was written"), "{error}");
@@ -110,7 +110,7 @@ fn restore_around(target: &Path, world: &World, meanwhile: impl FnOnce()) {
     let options = restore::Options { generation, volume: None, to: target.to_owned() };
     let planned = restore::plan(&store, options).unwrap();
     meanwhile();
-    let error = planned.act(&store, &Silent).err().expect("it is not what was planned");
+    let error = planned.act(&store, &Silent).expect_err("it is not what was planned");
     assert_eq!(error.kind(), Kind::Refused, "{error}");
     assert!(error.to_string().contains(target.to_str().unwrap()), "{error}");
     assert!(error.to_string().contains("nothing was written"), "{error}");
