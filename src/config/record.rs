@@ -77,7 +77,9 @@ pub struct DpsrRecord {
     pub disk_guid: Uuid,
     /// The GPT unique GUID of the store partition.
     pub store: Uuid,
-    /// The inode of the image file, or of the file behind a loop device.
+    /// The inode of the image file, or of the file behind a loop device. The number of its filesystem is not
+    /// recorded, because it changes from boot to boot; two clones with one inode number are refused where
+    /// both are attached, and cannot be told apart where only one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
 }
