@@ -46,14 +46,22 @@ impl Exported {
 pub fn range_of(view: &View<'_>, name: Option<&str>) -> Result<Range<Bytes>> {
     let Some(name) = name else { return Ok(Bytes::ZERO..view.map.disk) };
     let volume = find(&view.map.volumes, name)?;
+    if volume.left_out {
+        let why = "it is left out of the copy";
+        return Err(Error::new(Kind::NotFound, "exporting volume", why).on(&volume.name));
+    }
     Ok(volume.start..(volume.start + volume.size).min(view.map.disk))
 }
 
-/// The volume a person means by `name`: its number, id or label.
+/// The volume a person means by `name`: its number or id, else its label.
 pub fn find<'a>(volumes: &'a [Volume], name: &str) -> Result<&'a Volume> {
     let unknown = |why: String| Error::new(Kind::NotFound, "looking for the volume", why).on(name);
-    let matches = |v: &&Volume| v.name == name || v.id.eq_ignore_ascii_case(name) || v.label == name;
-    let found: Vec<_> = volumes.iter().filter(matches).collect();
+    let exact = |v: &&Volume| v.name == name || v.id.eq_ignore_ascii_case(name);
+    let labelled = |v: &&Volume| !name.is_empty() && v.label == name;
+    let found: Vec<_> = match volumes.iter().find(exact) {
+        Some(volume) => vec![volume],
+        None => volumes.iter().filter(labelled).collect(),
+    };
     match found[..] {
         [volume] if volume.size > Bytes::ZERO => Ok(volume),
         [_] => Err(unknown("what lies outside the partitions is no volume of its own".into())
@@ -64,6 +72,11 @@ pub fn find<'a>(volumes: &'a [Volume], name: &str) -> Result<&'a Volume> {
         }
         _ => Err(unknown("several volumes have this label".into()).next("name it by its number")),
     }
+}
+
+/// Refuses what cannot be exported, before a file is made for it.
+pub fn check(store: &OpenStore, generation: Generation, volume: Option<&str>) -> Result<()> {
+    range_of(&View::of(&store.contents, generation)?, volume).map(drop)
 }
 
 /// Writes a generation, or one volume of it, into the new file `path`. Zeros become holes.
