@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
-use crate::engine::{Batch, Disks, Engine, Shape, WriteId};
+use crate::engine::{Batch, Disks, Engine, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::format::index::Volume;
 use crate::open::OpenStore;
@@ -102,8 +102,8 @@ pub fn to_file(
     let mut disks = Disks::default();
     let id = disks.add_read(store.dpsr.clone());
     let target = disks.add_write(disk.clone());
-    let sparse = Sparse { sink: DiskSink::new(disk.as_ref(), target, range.start), target };
-    let damaged = read(store, &view, &range, disks, id, sparse, progress)?;
+    let sink = DiskSink::new(disk.as_ref(), target, range.start).fresh();
+    let damaged = read(store, &view, &range, disks, id, sink, progress)?;
     disk.flush().map_err(|error| failed("flushing", &error))?;
     file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|error| failed("sizing", &error))?;
     Ok(Exported { size, damaged })
@@ -139,24 +139,6 @@ fn read(
     progress.begin("exporting", range.end - range.start);
     let reading = Reading { view, disk: &store.dpsr, id, range: range.clone(), key: &key, progress };
     reading.run(&mut engine, &mut sink)
-}
-
-/// A fresh sparse file: zeros are there already.
-struct Sparse<'a> {
-    sink: DiskSink<'a>,
-    target: WriteId,
-}
-
-impl Sink for Sparse<'_> {
-    fn zeros(&mut self, _range: Range<Bytes>) -> Result<()> {
-        Ok(())
-    }
-
-    fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
-        let len = (range.end - range.start).usize();
-        let zero = batch.bytes()[offset..offset + len].iter().all(|&byte| byte == 0);
-        if zero { Ok(()) } else { self.sink.write(batch, self.target, &range, offset) }
-    }
 }
 
 /// A stream: everything in order.
