@@ -77,7 +77,8 @@ pub struct OpenPair {
 /// Opens both disks of the pair `name` for a sync of an unmounted primary.
 pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
-    let pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    let mut pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    pair.primary.probe_contents();
     let volumes = volumes_of(&config, &pair.primary.table);
     let disks = Disks {
         block: config.primary.block,
@@ -93,7 +94,8 @@ pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
 
 /// The primary of a pair alone, unmounted, with its volumes as they are now.
 pub fn primary_offline(config: &PairConfig) -> Result<(Primary, Vec<index::Volume>)> {
-    let primary = open_primary(&Roots::default(), config, PrimaryUse::Offline)?;
+    let mut primary = open_primary(&Roots::default(), config, PrimaryUse::Offline)?;
+    primary.probe_contents();
     let volumes = recorded(&volumes_of(config, &primary.table));
     Ok((primary, volumes))
 }
