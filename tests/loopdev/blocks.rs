@@ -8,10 +8,12 @@ use crate::world::{World, stamped};
 const SIZE: u64 = 8 << 20;
 
 fn bare(disks: &Disks, block: u64, dpsr_block: u64) -> World<'_> {
-    let primary = disks.disk_with_blocks("primary", SIZE, block);
-    primary.write(0, &stamped(SIZE, 5));
+    // Without a table nothing but its size tells one loop device from another: each test has its own.
+    let size = SIZE + 8 * block + 16 * dpsr_block;
+    let primary = disks.disk_with_blocks("primary", size, block);
+    primary.write(0, &stamped(size, 5));
     let dpsr = disks.disk_with_blocks("dpsr", 40 << 20, dpsr_block);
-    World::new(disks, primary, dpsr, vec![Part::whole(SIZE)])
+    World::new(disks, primary, dpsr, vec![Part::whole(size)])
 }
 
 #[test]
@@ -57,9 +59,9 @@ fn loop_512_is_not_restored_onto_4kn() {
         let mut world = bare(disks, 512, 512);
         world.init(&[]);
         world.sync(&[]);
-        let target = disks.disk_with_blocks("target", SIZE, 4096);
-        let path = target.path.to_str().unwrap();
-        let refused = world.refused(&["restore", "1", "--to", path, "--confirm", &SIZE.to_string()]);
+        let target = disks.disk_with_blocks("target", 2 * SIZE, 4096);
+        let (path, size) = (target.path.to_str().unwrap(), target.size().to_string());
+        let refused = world.refused(&["restore", "1", "--to", path, "--confirm", &size]);
         let text = format!(
             "dpsr: restoring onto {path}: its blocks have 4096 bytes, and those of the primary 512; nothing was \
              written; use a disk with logical blocks of 512 bytes"

@@ -103,7 +103,9 @@ fn loop_filesystem_labels_name_volumes() {
         add(&world, &root, "late", 77);
         let report = world.json(&["sync", "--offline", "--volume", "rootfs"]);
         assert!(report["bytes_changed"].as_u64() > Some(300_000), "{report}");
-        world.expected.insert(2, crate::world::Expected { bytes: world.visible(), parts: world.parts.clone() });
+        world
+            .expected
+            .insert(2, crate::world::Expected { bytes: world.visible(), parts: world.parts.clone() });
         crate::tables::delete(&world.primary, "4");
         world.parts.pop();
         world.sync(&[]);

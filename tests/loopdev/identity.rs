@@ -18,8 +18,8 @@ use crate::world::World;
 
 /// A pair of loop devices: its record, and its DPSR disk.
 fn pair(disks: &Disks) -> (PairConfig, Disk) {
-    let primary = disks.disk("primary", 16 * MIB);
-    let world = World::paired(disks, primary, 48 * MIB, vec![Part::whole(16 * MIB)], &[]);
+    let primary = disks.disk("primary", 8 * MIB);
+    let world = World::paired(disks, primary, 48 * MIB, vec![Part::whole(8 * MIB)], &[]);
     (choose(&world.config(), None).unwrap(), world.dpsr)
 }
 

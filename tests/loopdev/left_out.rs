@@ -89,10 +89,16 @@ fn loop_what_is_left_out_cannot_be_had() {
         let target = disks.disk("target", size);
         let (path, size) = (target.path.to_str().unwrap(), size.to_string());
         let options = ["restore", "1", "--volume", "5", "--to", path, "--confirm", &size];
-        assert_eq!(world.refused(&options), (9, "dpsr: restoring volume 5: it is left out of the copy".into()));
+        assert_eq!(
+            world.refused(&options),
+            (9, "dpsr: restoring volume 5: it is left out of the copy".into())
+        );
         let file = disks.file("export");
         let options = ["export", "1", file.to_str().unwrap(), "--volume", "5"];
-        assert_eq!(world.refused(&options), (9, "dpsr: exporting volume 5: it is left out of the copy".into()));
+        assert_eq!(
+            world.refused(&options),
+            (9, "dpsr: exporting volume 5: it is left out of the copy".into())
+        );
         assert!(!file.exists());
     });
 }
@@ -130,7 +136,8 @@ fn loop_swap_is_left_out_by_default() {
 
         let mut world = World::paired(disks, primary, 48 << 20, all, &[]);
         let status = world.json(&["status"]);
-        let out: Vec<_> = status["volumes"].as_array().unwrap().iter().filter(|v| v["left_out"] == true).collect();
+        let out: Vec<_> =
+            status["volumes"].as_array().unwrap().iter().filter(|v| v["left_out"] == true).collect();
         let out: Vec<_> = out.iter().map(|volume| volume["name"].as_str().unwrap()).collect();
         assert_eq!(out, ["2", "3"]);
         world.parts.iter_mut().for_each(|part| part.out = out.contains(&part.name.as_str()));

@@ -47,7 +47,8 @@ pub fn on_both(body: impl Fn(&Disks)) {
 /// Runs `body` with loop devices, or says loudly why not.
 pub fn with_loops(body: impl FnOnce(&Disks)) {
     if let Err(why) = loops_usable() {
-        let must = env::var("CI").is_ok_and(|v| v == "true") || env::var("DPSR_TEST_LOOP").is_ok_and(|v| v == "1");
+        let must =
+            env::var("CI").is_ok_and(|v| v == "true") || env::var("DPSR_TEST_LOOP").is_ok_and(|v| v == "1");
         assert!(!must, "loop devices are demanded here, and cannot be used: {why}");
         let name = thread::current().name().unwrap_or("?").to_owned();
         return eprintln!("SKIPPED: {name} on loop devices: {why}");
@@ -107,7 +108,8 @@ impl Disks {
         let block = block.to_string();
         // Another test may take the free device between the search and the use; losetup says so.
         let device = (0..20).find_map(|_| {
-            let run = Command::new("losetup").args(["--find", "--show", "-b", &block]).arg(file).output().unwrap();
+            let run =
+                Command::new("losetup").args(["--find", "--show", "-b", &block]).arg(file).output().unwrap();
             let name = String::from_utf8(run.stdout).unwrap();
             run.status.success().then(|| PathBuf::from(name.trim()))
         });

@@ -68,7 +68,8 @@ pub fn parts(disk: &Disk, out: &[&str]) -> Vec<Part> {
     let extended = |one: &&Value| !["5", "f", "85"].contains(&one["type"].as_str().unwrap());
     let node = disk.path.to_str().unwrap();
     let part = |one: &Value| {
-        let name = one["node"].as_str().unwrap().strip_prefix(node).unwrap().trim_start_matches('p').to_owned();
+        let name =
+            one["node"].as_str().unwrap().strip_prefix(node).unwrap().trim_start_matches('p').to_owned();
         let number = |key: &str| one[key].as_u64().unwrap() * block;
         let out = out.contains(&name.as_str());
         Part { name, start: number("start"), size: number("size"), out }

@@ -228,7 +228,8 @@ impl<'a> World<'a> {
 
     /// Restores a volume to a disk of its own, of exactly its size.
     pub fn check_restore_volume(&self, generation: u64, part: &Part, block: u64) {
-        let target = self.disks.disk_with_blocks(&format!("volume-{generation}-{}", part.name), part.size, block);
+        let target =
+            self.disks.disk_with_blocks(&format!("volume-{generation}-{}", part.name), part.size, block);
         target.write(0, &stamped(part.size, 98));
         let (number, confirm) = (generation.to_string(), target.size().to_string());
         let path = target.path.to_str().unwrap();
