@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
-use crate::engine::{Batch, Disks, Engine, Shape, WriteId};
+use crate::engine::{Batch, Disks, Engine, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::format::index::Volume;
 use crate::open::OpenStore;
@@ -47,14 +47,22 @@ impl Exported {
 pub fn range_of(view: &View<'_>, name: Option<&str>) -> Result<Range<Bytes>> {
     let Some(name) = name else { return Ok(Bytes::ZERO..view.map.disk) };
     let volume = find(&view.map.volumes, name)?;
+    if volume.left_out {
+        let why = "it is left out of the copy";
+        return Err(Error::new(Kind::NotFound, "exporting volume", why).on(&volume.name));
+    }
     Ok(volume.start..(volume.start + volume.size).min(view.map.disk))
 }
 
-/// The volume a person means by `name`: its number, id or label.
+/// The volume a person means by `name`: its number or id, else its label.
 pub fn find<'a>(volumes: &'a [Volume], name: &str) -> Result<&'a Volume> {
     let unknown = |why: String| Error::new(Kind::NotFound, "looking for the volume", why).on(name);
-    let matches = |v: &&Volume| v.name == name || v.id.eq_ignore_ascii_case(name) || v.label == name;
-    let found: Vec<_> = volumes.iter().filter(matches).collect();
+    let exact = |v: &&Volume| v.name == name || v.id.eq_ignore_ascii_case(name);
+    let labelled = |v: &&Volume| !name.is_empty() && v.label == name;
+    let found: Vec<_> = match volumes.iter().find(exact) {
+        Some(volume) => vec![volume],
+        None => volumes.iter().filter(labelled).collect(),
+    };
     match found[..] {
         [volume] if volume.size > Bytes::ZERO => Ok(volume),
         [_] => Err(unknown("what lies outside the partitions is no volume of its own".into())
@@ -65,6 +73,11 @@ pub fn find<'a>(volumes: &'a [Volume], name: &str) -> Result<&'a Volume> {
         }
         _ => Err(unknown("several volumes have this label".into()).next("name it by its number")),
     }
+}
+
+/// Refuses what cannot be exported, before a file is made for it.
+pub fn check(store: &OpenStore, generation: Generation, volume: Option<&str>) -> Result<()> {
+    range_of(&View::of(&store.contents, generation)?, volume).map(drop)
 }
 
 /// Writes a generation, or one volume of it, into the new file `path`. Zeros become holes.
@@ -96,8 +109,8 @@ pub fn to_file(
     let mut disks = Disks::default();
     let id = disks.add_read(store.dpsr.clone());
     let target = disks.add_write(disk.clone());
-    let sparse = Sparse { sink: DiskSink::new(disk.as_ref(), target, range.start), target };
-    let damaged = read(store, &view, &range, disks, id, sparse, progress)?;
+    let sink = DiskSink::new(disk.as_ref(), target, range.start).fresh();
+    let damaged = read(store, &view, &range, disks, id, sink, progress)?;
     disk.flush().map_err(|error| failed("flushing", &error))?;
     file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|error| failed("sizing", &error))?;
     Ok(Exported { size, damaged })
@@ -133,32 +146,6 @@ fn read(
     progress.begin("exporting", range.end - range.start);
     let reading = Reading { view, disk: &store.dpsr, id, range: range.clone(), key: &key, progress };
     reading.run(&mut engine, &mut sink)
-}
-
-/// A fresh sparse file: zeros are there already.
-struct Sparse<'a> {
-    sink: DiskSink<'a>,
-    target: WriteId,
-}
-
-impl Sink for Sparse<'_> {
-    fn zeros(&mut self, _range: Range<Bytes>) -> Result<()> {
-        Ok(())
-    }
-
-    fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = (at.round_down(CHUNK) + Bytes(CHUNK)).min(range.end);
-            let here = offset + (at - range.start).usize();
-            let part = &batch.bytes()[here..here + (end - at).usize()];
-            if part.iter().any(|&byte| byte != 0) {
-                self.sink.write(batch, self.target, &(at..end), here)?;
-            }
-            at = end;
-        }
-        Ok(())
-    }
 }
 
 /// A stream: everything in order.

@@ -95,7 +95,8 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
     check_no_primary(dir, &roots, &dpsr)?;
     check_not_paired(dir, &options)?;
     let bios = !roots.sys.join("firmware/efi").exists();
-    let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)?;
+    let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)
+        .map_err(|error| error.on(dpsr.name()).left("nothing was written"))?;
     let inputs = Inputs {
         pair: &options.pair,
         primary: &primary,
@@ -107,7 +108,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
         limit: options.history,
     };
     let plan = InitPlan::new(&inputs, |volumes, store| needed(volumes, store, primary.size));
-    check_room(&target, &volumes, &plan.sizes)?;
+    check_room(&target, &volumes, |volumes| needed(volumes, plan.sizes.store, primary.size))?;
     Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, found, layout, volumes })
 }
 

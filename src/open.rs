@@ -74,12 +74,16 @@ pub struct OpenPair {
     pub volumes: Volumes,
 }
 
-/// Opens both disks of the pair `name` for a sync of an unmounted primary.
-pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
+/// Opens both disks of the pair `name` for a sync of an unmounted primary; with `labels`, filesystem labels
+/// name volumes, too, which takes a look at each.
+pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
-    let pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    let mut pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
     if let Some(contents) = contents::read(&pair.dpsr, &pair.dpsr.store.range)? {
         belongs(&config, &pair.dpsr, &contents)?;
+    }
+    if labels {
+        pair.primary.probe_contents();
     }
     let volumes = volumes_of(&config, &pair.primary.table);
     let disks = Disks {
@@ -96,7 +100,8 @@ pub fn pair_offline(dir: &Path, name: Option<&str>) -> Result<OpenPair> {
 
 /// The primary of a pair alone, unmounted, with its volumes as they are now.
 pub fn primary_offline(config: &PairConfig) -> Result<(Primary, Vec<index::Volume>)> {
-    let primary = open_primary(&Roots::default(), config, PrimaryUse::Offline)?;
+    let mut primary = open_primary(&Roots::default(), config, PrimaryUse::Offline)?;
+    primary.probe_contents();
     let volumes = recorded(&volumes_of(config, &primary.table));
     Ok((primary, volumes))
 }

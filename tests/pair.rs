@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who uses a disk, told from golden trees of sysfs and procfs; and pairs of loop devices.
+//! Who uses a disk, told from golden trees of sysfs and procfs; and pairs of image files.
 //!
 //! A new case is a new folder below `tests/integration/golden`, with `target` (major:minor) and
 //! `expected.txt`; `UPDATE_GOLDEN=1` writes the latter.
@@ -17,7 +17,7 @@ use dpsr::disk::file::{Access, FileDisk};
 use dpsr::error::Kind;
 use dpsr::pair::chain::running_root_chain;
 use dpsr::pair::empty::emptiness;
-use dpsr::pair::inuse::{device_uses, in_use};
+use dpsr::pair::inuse::device_uses;
 use dpsr::pair::layout::{DpsrLayout, Guids, write_gpt};
 use dpsr::pair::lock::Mode;
 use dpsr::pair::open::{PrimaryUse, discover, open_store_only};
@@ -51,28 +51,6 @@ fn golden_trees() {
             fs::write(&file, &text).unwrap();
         }
         assert_eq!(text, fs::read_to_string(&file).unwrap_or_default(), "{}", case.display());
-    }
-}
-
-/// A loop device over a file; detached when dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn over(file: &Path) -> Option<Self> {
-        let run = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
-        let name = String::from_utf8(run.stdout).ok()?;
-        let attached = run.status.success().then(|| Self(name.trim().into()));
-        if attached.is_none() {
-            eprintln!("SKIPPED: no loop device can be attached here");
-        }
-        attached
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let detached = Command::new("losetup").arg("--detach").arg(&self.0).status();
-        assert!(detached.is_ok_and(|status| status.success()), "{} stays attached", self.0.display());
     }
 }
 
@@ -147,51 +125,6 @@ fn another_file_under_the_name_is_refused() {
     let changed = PairConfig { dpsr: DpsrRecord { inode: None, ..config.dpsr }, ..config };
     let error = open_store_only(&Roots::default(), &changed, Mode::Exclusive).err().unwrap();
     assert!(error.to_string().contains("the store of another pair"), "{error}");
-}
-
-#[test]
-fn root_loop_names_may_swap() {
-    let dir = tempfile::tempdir().unwrap();
-    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
-    let Some(first) = Loop::over(&dpsr) else { return };
-    let Some(other) = Loop::over(&image(dir.path(), "other", 48)) else { return };
-    let config = make(&primary, &first.0);
-    let swapped =
-        PairConfig { dpsr: DpsrRecord { path: other.0.clone(), ..config.dpsr.clone() }, ..config.clone() };
-    let found = open_store_only(&Roots::default(), &swapped, Mode::Exclusive).unwrap();
-    assert_eq!(found.probe.path, first.0);
-    drop(found);
-    drop(first);
-    let error = open_store_only(&Roots::default(), &swapped, Mode::Exclusive).err().unwrap();
-    assert!(error.to_string().contains("no other disk is the recorded one"), "{error}");
-}
-
-#[test]
-fn root_loop_clones_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
-    let Some(first) = Loop::over(&dpsr) else { return };
-    let mut config = make(&primary, &first.0);
-    config.dpsr.inode = None;
-    fs::copy(&dpsr, dir.path().join("clone")).unwrap();
-    let Some(second) = Loop::over(&dir.path().join("clone")) else { return };
-    let error = open_store_only(&Roots::default(), &config, Mode::Exclusive).err().unwrap();
-    assert_eq!(error.kind(), Kind::Refused);
-    for name in [&first.0, &second.0] {
-        assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
-    }
-}
-
-#[test]
-fn root_loop_backing_file_is_in_use() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = image(dir.path(), "file", 48);
-    let Some(device) = Loop::over(&file) else { return };
-    let roots = Roots::default();
-    let uses = in_use(&roots, &Probe::open(&roots, &file).unwrap());
-    assert_eq!(uses.len(), 1, "{uses:?}");
-    let (one, other) = (Probe::open(&roots, &file).unwrap(), Probe::open(&roots, &device.0).unwrap());
-    assert!(one.same_storage(&other));
 }
 
 #[test]

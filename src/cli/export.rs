@@ -8,7 +8,7 @@ use std::path::Path;
 use super::args::Export;
 use super::progress::shown;
 use crate::error::{Error, Kind, Result};
-use crate::export::{Exported, to_file, to_stream};
+use crate::export::{Exported, check, to_file, to_stream};
 use crate::open::{OpenStore, store};
 use crate::progress::Progress;
 
@@ -25,6 +25,7 @@ pub(super) fn run(args: &Export) -> Result<()> {
         }
         (true, _) => stream(args, &store, stdout().lock(), progress.as_ref())?,
         (false, true) => {
+            check(&store, args.generation, args.volume.as_deref())?;
             let file = File::create_new(&args.file).map_err(|error| {
                 Error::new(Kind::Refused, "making the file", error.to_string())
                     .on(args.file.display().to_string())

@@ -15,7 +15,7 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         let why = "this version reads only a primary that nobody uses";
         return Err(Error::new(Kind::Usage, "starting a sync", why).next("unmount it and add --offline"));
     }
-    let pair = pair_offline(&args.common.config_dir, args.common.pair.as_deref())?;
+    let pair = pair_offline(&args.common.config_dir, args.common.pair.as_deref(), !args.volume.is_empty())?;
     let mode = match (args.full, args.compare) {
         (true, _) => Mode::Full,
         (_, true) => Mode::Compare,

@@ -74,9 +74,11 @@ impl DpsrLayout {
         let esp = take(boot, GIB);
         let table = Bytes(block.0 + table_size(block).0);
         let end = size.saturating_sub(table).round_down(MIB);
-        if end < at + SMALLEST_STORE {
-            let why = format!("it has {size}, and the partitions of a DPSR disk need more than {at}");
-            return Err(Error::new(Kind::NoRoom, "laying out the DPSR disk", why).next("use a larger disk"));
+        let least = at + SMALLEST_STORE;
+        if end < least {
+            let why = format!("it has {size}, and the partitions of a DPSR disk need more than {least}");
+            let next = if boot { "use a larger disk, or --no-boot" } else { "use a larger disk" };
+            return Err(Error::new(Kind::NoRoom, "laying out the DPSR disk", why).next(next));
         }
         Ok(Self { bios_boot, esp, store: at..end })
     }
@@ -222,7 +224,7 @@ mod tests {
         let plain = DpsrLayout::plan(Bytes(100 * MIB), Bytes(512), false, true).unwrap();
         assert_eq!((plain.esp, plain.bios_boot, plain.store), (None, None, Bytes(MIB)..Bytes(99 * MIB)));
         let error = DpsrLayout::plan(Bytes(GIB), Bytes(512), true, false).unwrap_err();
-        insta::assert_snapshot!(error, @"laying out the DPSR disk: it has 1 GiB, and the partitions of a DPSR disk need more than 1.0 GiB; use a larger disk");
+        insta::assert_snapshot!(error, @"laying out the DPSR disk: it has 1 GiB, and the partitions of a DPSR disk need more than 1.0 GiB; use a larger disk, or --no-boot");
     }
 
     #[test]

@@ -57,6 +57,13 @@ pub struct Pair {
     pub dpsr: Dpsr,
 }
 
+impl Primary {
+    /// Asks what is on the volumes, for the labels by which people name them.
+    pub fn probe_contents(&mut self) {
+        self.table.probe_contents(&self.disk);
+    }
+}
+
 /// Opens and proves both disks; the DPSR disk for writing, with the exclusive lock.
 pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Result<Pair> {
     let dpsr = open_store_only(roots, config, Mode::Exclusive)?;

@@ -216,10 +216,10 @@ mod tests {
             told.push(check_target(&roots, &target).unwrap_err().to_string());
         }
         check_target(&roots, &Target { found: &full, wipe: true, ..fine }).unwrap();
-        told.push(
-            check_room(&fine, &volumes(), &sizes(&volumes(), Bytes(50 * GIB))).unwrap_err().to_string(),
-        );
-        told.push(check_room(&fine, &volumes(), &sizes(&volumes(), Bytes(5 * GIB))).unwrap_err().to_string());
+        for store in [Bytes(50 * GIB), Bytes(5 * GIB)] {
+            let refused = check_room(&fine, &volumes(), |volumes| sizes(volumes, store));
+            told.push(refused.unwrap_err().to_string());
+        }
         told.push(check_confirmation(&dpsr, "WRONG").unwrap_err().to_string());
         check_confirmation(&dpsr, "S3R1AL\n").unwrap();
         insta::assert_snapshot!("refusals", told.join("\n"));

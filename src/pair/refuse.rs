@@ -41,6 +41,10 @@ pub fn check_target(roots: &Roots, target: &Target<'_>) -> Result<()> {
             return Err(refuse(target, why).next("name the whole disk"));
         }
     }
+    if target.primary.size == Bytes::ZERO {
+        let why = format!("the primary {} has no bytes to copy", target.primary.name());
+        return Err(refuse(target, why).next("insert its medium, or name another disk"));
+    }
     if part_of_primary(roots, target) {
         return Err(refuse(target, "it is part of the primary").next("name another disk"));
     }
@@ -65,7 +69,7 @@ fn check_content(target: &Target<'_>) -> Result<()> {
         return Ok(());
     }
     if let Some(store) = &target.found.store {
-        let why = format!("it is the DPSR disk of another pair (disk GUID {})", store.disk);
+        let why = format!("it is a DPSR disk already (disk GUID {})", store.disk);
         return Err(refuse(target, why).next("--wipe gives that copy and all its history up"));
     }
     match &target.found.things[..] {
@@ -93,19 +97,23 @@ pub fn is_running_root(roots: &Roots, primary: &Probe) -> bool {
     chain_of(roots, "/").iter().any(|node| Some(node.number) == primary.number)
 }
 
-/// Refuses a disk on which the copy does not fit, and says what to leave out.
-pub fn check_room(target: &Target<'_>, volumes: &Volumes, sizes: &Sizes) -> Result<()> {
-    let missing = sizes.needed_min.saturating_sub(sizes.store);
+/// Refuses a disk on which the copy does not fit, and says what to leave out; `sizes` answers what a copy
+/// of these volumes needs.
+pub fn check_room(target: &Target<'_>, volumes: &Volumes, sizes: impl Fn(&Volumes) -> Sizes) -> Result<()> {
+    let Sizes { needed_min, store, .. } = sizes(volumes);
+    let missing = needed_min.saturating_sub(store);
     if missing == Bytes::ZERO {
         return Ok(());
     }
     let why = format!(
-        "it has room for {}, and the copy needs {}: {} are missing",
-        sizes.store,
-        sizes.needed_min,
+        "it has room for {store}, and the copy needs {needed_min}: {} are missing",
         missing.round_up(MIB)
     );
-    let names: Vec<_> = to_leave_out(volumes, missing).into_iter().map(|v| v.number.to_string()).collect();
+    let fits = |volumes: &Volumes| {
+        let sizes = sizes(volumes);
+        sizes.needed_min <= sizes.store
+    };
+    let names: Vec<_> = to_leave_out(volumes, fits).into_iter().map(|v| v.number.to_string()).collect();
     let next = match names[..] {
         [] => "use a larger disk".to_owned(),
         _ => format!("leave out more with --leave-out {}, or use a larger disk", names.join(" --leave-out ")),
@@ -114,25 +122,23 @@ pub fn check_room(target: &Target<'_>, volumes: &Volumes, sizes: &Sizes) -> Resu
     Err(Error::new(Kind::NoRoom, doing, why).on(target.dpsr.name()).left("nothing was written").next(next))
 }
 
-/// The smallest single partition that makes enough room, else the largest ones together; empty where even
-/// all of them are not enough. What the system boots from is never proposed.
-fn to_leave_out(volumes: &Volumes, missing: Bytes) -> Vec<&Volume> {
-    let length = |volume: &Volume| volume.range.end - volume.range.start;
+/// The smallest single partition without which it fits, else the largest ones together; empty where even
+/// all of them are not enough. A partition's size alone does not tell: the extents at its edges stay. What
+/// the system boots from is never proposed.
+fn to_leave_out(volumes: &Volumes, fits: impl Fn(&Volumes) -> bool) -> Vec<&Volume> {
     let mut optional: Vec<_> = volumes.iter().filter(|v| !v.group && !v.left_out).collect();
-    optional.sort_by_key(|volume| length(volume));
-    if let Some(one) = optional.iter().find(|volume| length(volume) >= missing) {
+    optional.sort_by_key(|volume| volume.range.end - volume.range.start);
+    let fits_without = |chosen: &[&Volume]| {
+        let mut without = volumes.clone();
+        without.leave_out_ids(&chosen.iter().map(|volume| volume.id.clone()).collect::<Vec<_>>());
+        fits(&without)
+    };
+    if let Some(one) = optional.iter().find(|volume| fits_without(&[volume])) {
         return vec![one];
     }
-    let mut chosen = Vec::new();
-    let mut room = Bytes::ZERO;
-    for volume in optional.into_iter().rev() {
-        chosen.push(volume);
-        room += length(volume);
-        if room >= missing {
-            return chosen;
-        }
-    }
-    Vec::new()
+    optional.reverse();
+    let counts = 2..=optional.len();
+    counts.map(|count| &optional[..count]).find(|chosen| fits_without(chosen)).map_or(vec![], <[_]>::to_vec)
 }
 
 /// Whether what the user typed is the target's ID.

@@ -83,7 +83,7 @@ impl fmt::Display for RestorePlan {
                 "The target is larger: 'sgdisk -e' moves a GPT's backup header to its end afterwards."
             )?;
         }
-        writeln!(f, "To go on, confirm with its {}: --confirm {}", self.confirm_kind, self.confirm)
+        write!(f, "To go on, confirm with its {}: --confirm {}", self.confirm_kind, self.confirm)
     }
 }
 
@@ -226,8 +226,9 @@ impl Planned {
         let id = disks.add_read(store.dpsr.clone());
         let target = disks.add_write(disk.clone());
         let mut engine = Engine::new(disks, Shape::default())?;
-        let mut sink =
+        let sink =
             DiskSink::new(disk.as_ref(), target, self.range.start).at(self.plan.at).sparing(self.spared);
+        let mut sink = if self.probe.kind == Endpoint::File { sink.sparse() } else { sink };
         progress.begin("restoring", self.plan.size);
         let reading =
             Reading { view: &view, disk: &store.dpsr, id, range: self.range.clone(), key: &key, progress };

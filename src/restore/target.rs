@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::disk::WriteDisk;
 use crate::engine::{Batch, WriteId};
 use crate::error::{Error, Result};
-use crate::units::{Bytes, SECTOR};
+use crate::units::{Bytes, CHUNK, SECTOR};
 use crate::view::read::Sink;
 
 /// Puts bytes of the image on a disk: image byte `start` goes to byte `at` of it.
@@ -17,12 +17,34 @@ pub struct DiskSink<'a> {
     at: Bytes,
     /// Ranges of the image that are not touched on the target.
     spared: Vec<Range<Bytes>>,
+    blanks: Blanks,
+}
+
+/// What becomes of data that is all zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blanks {
+    /// It is written like any other.
+    Written,
+    /// A hole is made, so that a sparse file stays one.
+    Punched,
+    /// Nothing: the target is full of zeros already.
+    Skipped,
 }
 
 impl<'a> DiskSink<'a> {
     /// A sink that puts image byte `start` at the start of `disk`.
     pub fn new(disk: &'a dyn WriteDisk, target: WriteId, start: Bytes) -> Self {
-        Self { disk, target, start, at: Bytes::ZERO, spared: vec![] }
+        Self { disk, target, start, at: Bytes::ZERO, spared: vec![], blanks: Blanks::Written }
+    }
+
+    /// The same, for a file that is full of zeros already: they are not written.
+    pub fn fresh(self) -> Self {
+        Self { blanks: Blanks::Skipped, ..self }
+    }
+
+    /// The same, for a file: zeros become holes.
+    pub fn sparse(self) -> Self {
+        Self { blanks: Blanks::Punched, ..self }
     }
 
     /// The same, but image byte `start` goes to byte `at`.
@@ -42,20 +64,15 @@ impl<'a> DiskSink<'a> {
     }
 
     /// Asks `batch` to write `range` of the image from its buffer at `offset`.
-    pub fn write(
-        &self,
-        batch: &mut Batch,
-        target: WriteId,
-        range: &Range<Bytes>,
-        offset: usize,
-    ) -> Result<()> {
+    fn write(&self, batch: &mut Batch, range: &Range<Bytes>, offset: usize) {
         for part in self.parts(range) {
             let from = offset + (part.start - range.start).usize();
-            // A disk that ends inside a sector is a file, and longer than that while it is written.
-            let len = Bytes((part.end - part.start).0).round_up(SECTOR).usize();
-            batch.write(target, self.place(part.start), from..from + len);
+            let there = self.place(part.start);
+            // Whole sectors, because direct I/O knows no others; but only a file may end inside one, and
+            // must not grow.
+            let end = (there + (part.end - part.start)).round_up(SECTOR).min(self.disk.size());
+            batch.write(self.target, there, from..from + (end - there).usize());
         }
-        Ok(())
     }
 
     /// `range` without what is spared.
@@ -80,6 +97,9 @@ impl<'a> DiskSink<'a> {
 
 impl Sink for DiskSink<'_> {
     fn zeros(&mut self, range: Range<Bytes>) -> Result<()> {
+        if self.blanks == Blanks::Skipped {
+            return Ok(());
+        }
         for part in self.parts(&range) {
             let there = self.place(part.start)..self.place(part.end);
             let doing = || format!("zeroing {} at {} of", part.end - part.start, there.start.0);
@@ -91,8 +111,30 @@ impl Sink for DiskSink<'_> {
     }
 
     fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
-        self.write(batch, self.target, &range, offset)
+        if self.blanks == Blanks::Written {
+            self.write(batch, &range, offset);
+            return Ok(());
+        }
+        let len = (range.end - range.start).usize();
+        for (run, blank) in runs(&batch.bytes()[offset..offset + len]) {
+            let part = range.start + Bytes(run.start as u64)..range.start + Bytes(run.end as u64);
+            if blank { self.zeros(part)? } else { self.write(batch, &part, offset + run.start) }
+        }
+        Ok(())
     }
+}
+
+/// Divides `bytes` into runs of chunks that are all zeros and runs of others.
+fn runs(bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
+    let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
+    for (i, chunk) in bytes.chunks(CHUNK as usize).enumerate() {
+        let (start, blank) = (i * CHUNK as usize, chunk.iter().all(|&byte| byte == 0));
+        match runs.last_mut() {
+            Some((run, kind)) if *kind == blank => run.end = start + chunk.len(),
+            _ => runs.push((start..start + chunk.len(), blank)),
+        }
+    }
+    runs
 }
 
 #[cfg(test)]
@@ -113,5 +155,15 @@ mod tests {
         assert_eq!(sink.parts(&range(0, 4096)), [range(0, 512), range(1024, 2048)]);
         assert_eq!(sink.parts(&range(600, 1000)), []);
         assert_eq!(sink.parts(&range(1024, 1536)), [range(1024, 1536)]);
+    }
+    #[test]
+    fn runs_of_zeros_and_of_others() {
+        const LEN: usize = CHUNK as usize;
+        let mut bytes = vec![0; 4 * LEN + 7];
+        bytes[LEN] = 1;
+        bytes[3 * LEN - 1] = 1;
+        let wanted = [(0..LEN, true), (LEN..3 * LEN, false), (3 * LEN..4 * LEN + 7, true)];
+        assert_eq!(runs(&bytes), wanted);
+        assert_eq!(runs(&[]), []);
     }
 }

@@ -2,6 +2,7 @@
 //! Tests that need neither root nor a special kernel.
 #![allow(clippy::unwrap_used)] // A test stops where an expectation fails, in its helpers too.
 
+mod cli;
 mod cuts;
 mod digests;
 mod faults;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! io_uring and plain pread/pwrite make the same copy, and read each other's.
+
+use serde_json::Value;
+
+use crate::loops::{Disks, on_both};
+use crate::tables::{parts, sfdisk};
+use crate::world::{World, stamped};
+
+const SIZE: u64 = (16 << 20) + 512 * 13;
+
+const GPT: &str = "label: gpt\nfirst-lba: 34\n\
+    start=34, size=4001\nstart=4035, size=5000\nstart=9035, size=1\nstart=9036, size=20000\n";
+
+/// The same history with one engine for each sync; what the syncs report, times aside.
+fn history<'a>(disks: &'a Disks, name: &'static str, ios: [&'static str; 4]) -> (World<'a>, Vec<Value>) {
+    let primary = disks.disk(&format!("primary-{name}"), SIZE);
+    primary.write(0, &stamped(SIZE, 51));
+    sfdisk(&primary, &[], GPT);
+    let all = parts(&primary, &[]);
+    let dpsr = disks.disk(&format!("dpsr-{name}"), 64 << 20);
+    let mut world = World::new(disks, primary, dpsr, all).named(name);
+    world.init(&["2"]);
+    let mut reports = Vec::new();
+    for (round, io) in ios.into_iter().enumerate() {
+        world.io.set(Some(io));
+        let options: &[&str] = [&[] as &[&str], &[], &["--compare"], &["--full"]][round];
+        let mut report = world.sync(options);
+        for volume in report["volumes"].as_array_mut().unwrap() {
+            volume.as_object_mut().unwrap().retain(|key, _| !["time", "id"].contains(&key.as_str()));
+        }
+        report.as_object_mut().unwrap().remove("seconds");
+        reports.push(report);
+        world.change(60 + round as u64);
+    }
+    (world, reports)
+}
+
+#[test]
+fn loop_both_engines_make_the_same_copy() {
+    on_both(|disks| {
+        let (uring, by_uring) = history(disks, "uring", ["uring"; 4]);
+        let (posix, by_posix) = history(disks, "posix", ["posix"; 4]);
+        let (mixed, by_both) = history(disks, "mixed", ["posix", "uring", "posix", "uring"]);
+        assert_eq!(by_uring, by_posix);
+        assert_eq!(by_uring, by_both);
+        for world in [&uring, &posix, &mixed] {
+            for io in ["uring", "posix"] {
+                world.io.set(Some(io));
+                world.check();
+                world.check_restore(2, 512);
+            }
+        }
+    });
+}
+
+#[test]
+fn loop_an_unknown_engine_is_refused() {
+    on_both(|disks| {
+        let primary = disks.disk("primary", SIZE);
+        primary.write(0, &stamped(SIZE, 52));
+        let parts = vec![crate::tables::Part::whole(SIZE)];
+        let world = World::paired(disks, primary, 64 << 20, parts, &[]);
+        world.io.set(Some("telepathy"));
+        let (code, text) = world.refused(&["sync", "--offline"]);
+        assert!(code == 2 && text.contains("DPSR_IO"), "{text}");
+    });
+}
