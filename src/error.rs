@@ -90,6 +90,12 @@ impl Error {
         self
     }
 
+    /// What failed and why, without what is left and what to do: the part that another sentence can quote.
+    pub fn cause(&self) -> String {
+        let device = self.0.device.as_ref().map_or(String::new(), |device| format!(" {device}"));
+        format!("{}{device}: {}", self.0.doing, self.0.why)
+    }
+
     /// What the failure means.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -103,11 +109,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.doing)?;
-        if let Some(device) = &self.0.device {
-            write!(f, " {device}")?;
-        }
-        write!(f, ": {}", self.0.why)?;
+        f.write_str(&self.cause())?;
         for part in [&self.0.left, &self.0.next].into_iter().flatten() {
             write!(f, "; {part}")?;
         }

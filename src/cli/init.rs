@@ -30,7 +30,7 @@ pub(super) fn run(args: &Init) -> Result<()> {
         return Ok(());
     }
     let kind = planned.plan.confirm_kind.clone();
-    let Some(given) = confirmation(args.confirm.as_deref(), &kind)? else { return Ok(()) };
+    let given = confirmation(args.confirm.as_deref(), &kind)?;
     check_confirmation(planned.dpsr(), &given)?;
     let record = planned.act(dir)?;
     if !args.json {

@@ -22,7 +22,7 @@ pub(super) fn run(args: &Restore) -> Result<()> {
         return Ok(());
     }
     let kind = planned.plan.confirm_kind.clone();
-    let Some(given) = confirmation(args.confirm.as_deref(), &kind)? else { return Ok(()) };
+    let given = confirmation(args.confirm.as_deref(), &kind)?;
     planned.check_confirmation(&given)?;
     let progress = shown(args.json);
     let restored = planned.act(&store, progress.as_ref())?;

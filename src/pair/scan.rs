@@ -46,7 +46,7 @@ fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: &Error) -> Result<
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
         [] => {
-            let why = format!("{found}; no other disk is the recorded one");
+            let why = format!("{}; no other disk is the recorded one", found.cause());
             Err(Error::new(Kind::Refused, format!("looking for {}", identity.role()), why)
                 .left("nothing was written")
                 .next("attach the disk, or run dpsr init for the new one"))

@@ -94,7 +94,7 @@ fn words(line: &str) -> Vec<String> {
 fn help_of_every_verb() {
     let dir = tempfile::tempdir().unwrap();
     insta::assert_snapshot!("help", told(dir.path(), &words("--help")));
-    for verb in ["init", "sync", "generations", "export", "restore", "status"] {
+    for verb in ["init", "sync", "generations", "export", "restore", "scrub", "status"] {
         insta::assert_snapshot!(format!("help-{verb}"), told(dir.path(), &words(&format!("{verb} --help"))));
     }
 }
