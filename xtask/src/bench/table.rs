@@ -35,6 +35,18 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// The quicker of two.
+    pub fn quicker(self, other: Self) -> Self {
+        if other.seconds < self.seconds { other } else { self }
+    }
+
+    /// The same run, as a multiple of another one.
+    pub fn against(self, other: &Self) -> Self {
+        Self { ratio: self.seconds / other.seconds, ..self }
+    }
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3} s, {:.2} x fio, {:.2} GB/s", self.seconds, self.ratio, self.gigabytes)
