@@ -100,16 +100,6 @@ impl FileDisk {
         self.identity
     }
 
-    /// Whether this is a block device rather than a file.
-    pub fn is_block(&self) -> bool {
-        self.block
-    }
-
-    /// The unit that a power cut leaves whole: the physical block size, or a page for a file.
-    pub fn physical_block(&self) -> io::Result<Bytes> {
-        if self.block { ioctl::physical_block(&self.file) } else { Ok(Bytes(PAGE)) }
-    }
-
     fn write_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {
         let zeros = Buffer::new(MIB.min((range.end - range.start).0).max(PAGE) as usize)?;
         let mut at = range.start;
