@@ -13,6 +13,7 @@ use dpsr::disk::whole::{read_exact_at, write_all_at};
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::sys::buffer::Buffer;
 use dpsr::units::Bytes;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::loops::{Disk, Disks, with_loops};
 use crate::tables::{parts, sfdisk};
@@ -117,6 +118,8 @@ fn loop_a_sparse_file_on_such_a_disk_takes_single_sectors() {
         let file = mounted.file("sparse", 1 << 20);
         let disk = Arc::new(FileDisk::open(&file.path, Access::Write).unwrap());
         assert_eq!(disk.alignment(), Bytes(512));
+        let flags = fcntl(disk.descriptor().unwrap(), FcntlArg::F_GETFL).unwrap();
+        assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT), "both engines see this");
         let mut buffer = Buffer::new(4096).unwrap();
         for at in [512, 63 * 512, (1 << 20) - 512] {
             buffer.fill(at as u8 | 7);
