@@ -19,7 +19,7 @@ use nix::unistd::{Whence, lseek64};
 use super::{ReadDisk, WriteDisk, whole};
 use crate::error::{Error, Kind, Result};
 use crate::sys::buffer::Buffer;
-use crate::sys::ioctl;
+use crate::sys::{ioctl, statx};
 use crate::units::{Bytes, MIB, PAGE, SECTOR};
 
 /// What a disk is opened for.
@@ -71,7 +71,7 @@ impl FileDisk {
         if !block && !kind.is_file() {
             return Err(Error::new(Kind::Refused, "opening", "it is no block device and no file").on(name));
         }
-        let file = open_direct(path, access, block).map_err(failed)?;
+        let file = open_file(path, access, block).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if metadata.file_type() != kind {
             return Err(Error::new(Kind::Refused, "opening", "it was replaced meanwhile").on(name));
@@ -85,36 +85,19 @@ impl FileDisk {
 
     fn capture(file: File, metadata: &Metadata, block: bool, name: String) -> io::Result<Self> {
         let identity = identify(&file, metadata)?;
-        let size = if block { ioctl::size(&file)? } else { Bytes(metadata.len()) };
-        let alignment =
-            if block { ioctl::logical_block(&file)?.max(Bytes(SECTOR)) } else { settle_file(&file, size)? };
+        let (size, alignment) = if block {
+            (ioctl::size(&file)?, ioctl::logical_block(&file)?.max(Bytes(SECTOR)))
+        } else {
+            let size = Bytes(metadata.len());
+            settle_file(&file, size)?;
+            (size, Bytes(SECTOR))
+        };
         Ok(Self { file, name, size, alignment, block, identity })
     }
 
     /// What the open descriptor leads to.
     pub fn identity(&self) -> Identity {
         self.identity
-    }
-
-    /// Whether this is a block device rather than a file.
-    pub fn is_block(&self) -> bool {
-        self.block
-    }
-
-    /// The unit that a power cut leaves whole: the physical block size, or a page for a file.
-    pub fn physical_block(&self) -> io::Result<Bytes> {
-        if self.block { ioctl::physical_block(&self.file) } else { Ok(Bytes(PAGE)) }
-    }
-
-    /// Does `io`, and once more without O_DIRECT where a file refuses that: some filesystems take the flag
-    /// at open and refuse the transfer, or refuse it for some extents.
-    fn direct_or_buffered<T>(&self, mut io: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        match io() {
-            Err(error) if !self.block && error.raw_os_error() == Some(EINVAL) && go_buffered(&self.file)? => {
-                io()
-            }
-            result => result,
-        }
     }
 
     fn write_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {
@@ -140,16 +123,11 @@ fn read_only(name: &str) -> Error {
         .next("make it writable, or name another disk")
 }
 
-fn open_direct(path: &Path, access: Access, block: bool) -> io::Result<File> {
-    let claim = if block && access != Access::Read { O_EXCL } else { 0 };
-    let open = |direct| {
-        let write = access == Access::Write;
-        OpenOptions::new().read(true).write(write).custom_flags(claim | direct).open(path)
-    };
-    match open(O_DIRECT) {
-        Err(error) if !block && error.raw_os_error() == Some(EINVAL) => open(0),
-        result => result,
-    }
+/// A block device is read and written directly at once; whether a file can be, [`settle_file`] finds out.
+fn open_file(path: &Path, access: Access, block: bool) -> io::Result<File> {
+    let claim = if access == Access::Read { 0 } else { O_EXCL };
+    let flags = if block { O_DIRECT | claim } else { 0 };
+    OpenOptions::new().read(true).write(access == Access::Write).custom_flags(flags).open(path)
 }
 
 fn identify(file: &File, metadata: &Metadata) -> io::Result<Identity> {
@@ -160,25 +138,16 @@ fn identify(file: &File, metadata: &Metadata) -> io::Result<Identity> {
     }
 }
 
-/// The finest alignment at which the file can be read directly. A file for which there is none, or whose
-/// end is not aligned, is read through the page cache: only that can write its tail.
-fn settle_file(file: &File, size: Bytes) -> io::Result<Bytes> {
-    let mut probe = Buffer::new(PAGE as usize)?;
-    let direct = [SECTOR, PAGE].into_iter().find(|&unit| {
-        let fits = size >= Bytes(2 * unit) && size.is_multiple_of(unit);
-        fits && file.read_at(&mut probe[..unit as usize], unit).is_ok()
-    });
-    match direct {
-        Some(unit) => Ok(Bytes(unit)),
-        None => go_buffered(file).map(|_| Bytes(SECTOR)),
+/// Goes around the page cache where the filesystem says that it moves single sectors so: partitions begin
+/// and end anywhere, and a file on a disk with larger blocks would refuse them at the first odd one. A file
+/// that ends inside a sector goes through the cache, because only that can write its tail.
+fn settle_file(file: &File, size: Bytes) -> io::Result<()> {
+    let sectors = |unit: Bytes| Bytes(SECTOR).is_multiple_of(unit.0);
+    if size.is_multiple_of(SECTOR) && statx::direct_unit(file).is_some_and(sectors) {
+        let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+        fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;
     }
-}
-
-/// Takes O_DIRECT off the descriptor; false if it was not there.
-fn go_buffered(file: &File) -> io::Result<bool> {
-    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-    fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_DIRECT))?;
-    Ok(flags.contains(OFlag::O_DIRECT))
+    Ok(())
 }
 
 /// The offset `lseek` finds, or `None` at the end.
@@ -204,7 +173,7 @@ impl ReadDisk for FileDisk {
     }
 
     fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
-        self.direct_or_buffered(|| self.file.read_at(buffer, at.0))
+        self.file.read_at(buffer, at.0)
     }
 
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
@@ -225,7 +194,7 @@ impl ReadDisk for FileDisk {
 
 impl WriteDisk for FileDisk {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
-        self.direct_or_buffered(|| self.file.write_at(buffer, at.0))
+        self.file.write_at(buffer, at.0)
     }
 
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {

@@ -24,15 +24,18 @@ pub fn read_padded_at(disk: &(impl ReadDisk + ?Sized), at: Bytes, buffer: &mut [
 
 /// Writes all of `buffer` at `at`.
 pub fn write_all_at(disk: &(impl WriteDisk + ?Sized), at: Bytes, buffer: &[u8]) -> Result<()> {
+    write_up(disk, at, buffer).map_err(|error| write_failed(disk.name(), at, buffer.len(), &error))
+}
+
+/// Writes until all of `buffer` is there.
+pub(crate) fn write_up(disk: &(impl WriteDisk + ?Sized), at: Bytes, buffer: &[u8]) -> io::Result<()> {
     let mut done = 0;
     while done < buffer.len() {
         done = match disk.write_at(at + Bytes(done as u64), &buffer[done..]) {
-            Ok(0) => {
-                return Err(write_failed(disk.name(), at, buffer.len(), &io::ErrorKind::WriteZero.into()));
-            }
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(wrote) => resume(done, wrote, buffer.len(), disk.alignment()),
             Err(error) if again(&error) => done,
-            Err(error) => return Err(write_failed(disk.name(), at, buffer.len(), &error)),
+            Err(error) => return Err(error),
         };
     }
     Ok(())
@@ -40,7 +43,7 @@ pub fn write_all_at(disk: &(impl WriteDisk + ?Sized), at: Bytes, buffer: &[u8]) 
 
 /// Reads until at least the first `wanted` bytes are there; asks for the whole buffer, so that a length
 /// rounded up for direct I/O stays aligned at the end of the disk.
-fn read_up_to(
+pub(crate) fn read_up_to(
     disk: &(impl ReadDisk + ?Sized),
     at: Bytes,
     buffer: &mut [u8],

@@ -71,13 +71,6 @@ impl DigestKey {
         let hash = blake3::keyed_hash(&self.chunk, &products);
         not_zero(*hash.as_bytes().first_chunk().expect("a hash is 32 bytes"))
     }
-
-    /// The digests of all chunks in `bytes`, whose length is a multiple of a chunk.
-    pub fn digests<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Digest> + 'a {
-        let (chunks, rest) = bytes.as_chunks();
-        assert!(rest.is_empty(), "only whole chunks have digests");
-        chunks.iter().map(|chunk| self.digest(chunk))
-    }
 }
 
 /// Sixteen zero bytes are taken; the next number stands in for them.

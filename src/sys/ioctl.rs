@@ -7,18 +7,17 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::libc::{c_int, c_uint};
+use nix::libc::c_int;
 
 use crate::units::Bytes;
 
 mod number {
-    use super::{c_int, c_uint};
+    use super::c_int;
     use nix::{ioctl_read, ioctl_read_bad, request_code_none, request_code_read};
 
     ioctl_read_bad! { get_size, request_code_read!(0x12, 114, size_of::<usize>()), u64 }
     ioctl_read! { get_diskseq, 0x12, 128, u64 }
     ioctl_read_bad! { get_logical, request_code_none!(0x12, 104), c_int }
-    ioctl_read_bad! { get_physical, request_code_none!(0x12, 123), c_uint }
     ioctl_read_bad! { get_read_only, request_code_none!(0x12, 94), c_int }
     ioctl_read_bad! { get_loop_status, 0x4c05, [u64; super::LOOP_WORDS] }
 }
@@ -37,14 +36,6 @@ pub fn logical_block(device: &impl AsFd) -> io::Result<Bytes> {
     // SAFETY: the kernel writes one int to the pointer.
     unsafe { number::get_logical(device.as_fd().as_raw_fd(), &mut size) }?;
     Ok(Bytes(u64::try_from(size).unwrap_or_default()))
-}
-
-/// `BLKPBSZGET`: the physical block size, the finest unit a power cut leaves whole.
-pub fn physical_block(device: &impl AsFd) -> io::Result<Bytes> {
-    let mut size: c_uint = 0;
-    // SAFETY: the kernel writes one unsigned int to the pointer.
-    unsafe { number::get_physical(device.as_fd().as_raw_fd(), &mut size) }?;
-    Ok(Bytes(size.into()))
 }
 
 /// `BLKGETDISKSEQ`: a number no other disk has had since boot; `None` before Linux 5.15.

@@ -6,4 +6,5 @@ pub mod buffer;
 pub mod clmul;
 pub mod ioctl;
 pub mod signal;
+pub mod statx;
 pub mod uring;

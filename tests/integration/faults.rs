@@ -13,12 +13,15 @@ use dpsr::disk::ram::RamDisk;
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::Kind;
 use dpsr::format::geometry::Geometry;
+use dpsr::format::index::Volume;
 use dpsr::format::superblock::{Owner, State};
+use dpsr::progress::Silent;
 use dpsr::store::{Store, recover};
+use dpsr::sync::{Request, sync};
 use dpsr::units::{Bytes, MIB};
 
 use crate::cuts::{During, Overlay, all};
-use crate::world::{BASE, World, stamped, volume};
+use crate::world::{BASE, World, restore, same, stamped, volume};
 
 const SIZE: usize = MIB as usize + 512 * 3;
 const STORE: u64 = 22 * MIB;
@@ -93,6 +96,7 @@ impl<D: WriteDisk> WriteDisk for Trace<D> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
     Sync(Mode),
+    NoUndo,
     RollBack,
 }
 
@@ -102,15 +106,19 @@ struct Scene {
     verb: Verb,
     start: Overlay,
     primary: Vec<u8>,
+    volumes: Vec<Volume>,
     expected: BTreeMap<u64, Vec<u8>>,
-    /// Which generation it may be afterwards; 0 for a copy that is not complete.
-    outcomes: [u64; 2],
+    /// Which generations there may be afterwards: all that there were, all that there should be, others.
+    lists: Vec<Vec<u64>>,
+    /// The number of the generation it makes.
+    new: u64,
+    /// One I/O of so many is tried.
+    every: usize,
 }
 
 impl Scene {
     fn world(&self, dpsr: Arc<dyn WriteDisk>, primary: Arc<dyn ReadDisk>) -> World {
-        let volumes = vec![volume("table", 0, 0, false), volume("1", 512 * 7, MIB / 2, false)];
-        let mut world = World::around(self.primary.clone(), volumes, dpsr, STORE);
+        let mut world = World::around(self.primary.clone(), self.volumes.clone(), dpsr, STORE);
         world.expected = self.expected.clone();
         world.disks.primary = primary;
         world
@@ -123,6 +131,10 @@ impl Scene {
     fn run(&self, world: &mut World) -> dpsr::error::Result<()> {
         match self.verb {
             Verb::Sync(mode) => world.sync(mode).map(drop),
+            Verb::NoUndo => {
+                let request = Request { no_undo: true, ..world.request(Mode::Full) };
+                sync(&world.disks, &request, &Silent).map(drop)
+            }
             Verb::RollBack => {
                 let disks = &world.disks;
                 let mut store = Store::open(disks.dpsr.clone(), disks.partition.clone(), Owner::default())?;
@@ -144,37 +156,107 @@ impl Scene {
     }
 }
 
-fn scenes() -> Vec<Scene> {
-    let empty = |primary: Vec<u8>| {
-        let start = Overlay::new("dpsr", stamped((BASE + STORE) as usize, 77), BASE + STORE);
-        let (verb, expected) = (Verb::Sync(Mode::Digest), BTreeMap::new());
-        Scene { name: "first copy", verb, start, primary, expected, outcomes: [0, 1] }
-    };
-    let mut first = empty(stamped(SIZE, 1));
+fn whole() -> Vec<Volume> {
+    vec![volume("table", 0, 0, false), volume("1", 512 * 7, MIB / 2, false)]
+}
+
+fn without(start: u64) -> Vec<Volume> {
+    vec![volume("table", 0, 0, false), volume("1", start, MIB / 2, true)]
+}
+
+/// A disk for a first copy.
+fn empty(volumes: Vec<Volume>) -> Scene {
+    let start = Overlay::new("dpsr", stamped((BASE + STORE) as usize, 77), BASE + STORE);
+    let (primary, expected, lists) = (stamped(SIZE, 1), BTreeMap::new(), vec![vec![], vec![1]]);
+    let verb = Verb::Sync(Mode::Digest);
+    let mut scene =
+        Scene { name: "first copy", verb, start, primary, volumes, expected, lists, new: 1, every: 1 };
+    let disk = Arc::new(scene.start.fork());
+    scene.healthy(disk.clone()).create().unwrap();
+    scene.start = disk.fork();
+    scene
+}
+
+/// A disk with three generations, and a primary that has changed since.
+fn three(volumes: Vec<Volume>) -> (World, Arc<Overlay>) {
+    let first = empty(volumes);
     let disk = Arc::new(first.start.fork());
     let mut world = first.healthy(disk.clone());
-    world.create().unwrap();
-    first.start = disk.fork();
     for round in 0..3 {
         world.sync(Mode::Digest).unwrap();
         world.write(round * 90_000, &stamped(80_000, 5 + round as u64));
         world.write(SIZE - 700, &[round as u8 + 1; 300]);
     }
-    let next = |name, mode, start: Overlay| Scene {
+    (world, disk)
+}
+
+fn scenes() -> Vec<Scene> {
+    let (world, disk) = three(whole());
+    let next = |name, verb, start: Overlay| Scene {
         name,
-        verb: Verb::Sync(mode),
+        verb,
         start,
         primary: world.primary.clone(),
+        volumes: whole(),
         expected: world.expected.clone(),
-        outcomes: [3, 4],
+        lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
+        new: 4,
+        every: 1,
     };
-    let digest = next("sync by digest", Mode::Digest, disk.fork());
-    let compare = next("sync by compare", Mode::Compare, disk.fork());
+    let digest = next("sync by digest", Verb::Sync(Mode::Digest), disk.fork());
+    let compare = next("sync by compare", Verb::Sync(Mode::Compare), disk.fork());
     let torn = updating(&digest);
-    let interrupted = next("sync after an interrupted one", Mode::Digest, torn.fork());
-    let back =
-        Scene { name: "roll-back", verb: Verb::RollBack, outcomes: [3, 3], ..next("", Mode::Digest, torn) };
-    vec![first, digest, compare, interrupted, back]
+    let interrupted = next("sync after an interrupted one", Verb::Sync(Mode::Digest), torn.fork());
+    let back = Scene { lists: vec![vec![1, 2, 3]; 2], ..next("roll-back", Verb::RollBack, torn) };
+    let afresh = Scene {
+        lists: vec![vec![1, 2, 3], vec![4], vec![]],
+        every: 3,
+        ..next("full without undo", Verb::NoUndo, disk.fork())
+    };
+    vec![empty(whole()), digest, compare, interrupted, back, afresh, repartitioned(), drops()]
+}
+
+/// What was left out is kept now, in extents that held nothing, and something else is left out.
+fn repartitioned() -> Scene {
+    let (world, disk) = three(without(MIB / 4));
+    Scene {
+        name: "sync after a repartitioning",
+        verb: Verb::Sync(Mode::Digest),
+        start: disk.fork(),
+        primary: world.primary.clone(),
+        volumes: without(MIB / 2),
+        expected: world.expected,
+        lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
+        new: 4,
+        every: 3,
+    }
+}
+
+/// A sync for which old generations must go: that is a flip of its own, before the sync.
+fn drops() -> Scene {
+    let (mut world, disk) = three(whole());
+    for seed in 50.. {
+        world.write(0, &stamped(SIZE, seed));
+        let (start, expected, before) = (disk.fork(), world.expected.clone(), world.generations());
+        let report = world.sync(Mode::Digest).unwrap();
+        if report.dropped.is_empty() {
+            continue;
+        }
+        let after = world.generations();
+        let kept = after[..after.len() - 1].to_vec();
+        return Scene {
+            name: "sync that drops",
+            verb: Verb::Sync(Mode::Digest),
+            start,
+            primary: world.primary,
+            volumes: whole(),
+            expected,
+            lists: vec![before, after, kept],
+            new: report.generation.0,
+            every: 3,
+        };
+    }
+    unreachable!("no store is endless")
 }
 
 /// The disk of `scene` in the middle of its sync: gone for good at the last I/Os.
@@ -236,7 +318,7 @@ fn points(scenes: &[Scene]) -> Vec<Point> {
         let [dpsr, primary] = about.trace();
         println!("{}: {} I/Os on dpsr, {} on the primary", about.name, dpsr.len(), primary.len());
         for (disk, log) in [("dpsr", dpsr), ("primary", primary)] {
-            for (number, seen) in log.into_iter().enumerate() {
+            for (number, seen) in log.into_iter().enumerate().skip(scene % about.every).step_by(about.every) {
                 for fault in [Eio, ShortRead, ShortWrite, Enospc, Gone, FlushFails, ProveFails] {
                     for sticky in [false, true] {
                         if strikes(fault, seen) && !(fault == Gone && sticky) {
@@ -280,23 +362,26 @@ fn check(scene: &Scene, point: Point) {
 /// With healthy disks the store is one generation exactly, and the next sync hides nothing.
 fn afterwards(scene: &Scene, result: &dpsr::error::Result<()>, disk: Arc<Overlay>) {
     let mut world = scene.healthy(disk);
-    let (old, new) = (scene.outcomes[0], scene.outcomes[1]);
     if scene.verb != Verb::RollBack {
-        world.expected.insert(new, world.visible());
+        world.expected.insert(scene.new, world.visible());
     }
     let mut store =
         Store::open(world.disks.dpsr.clone(), world.disks.partition.clone(), Owner::default()).unwrap();
     recover::recover(&mut store).unwrap();
-    let found = store.contents.current().map_or(0, |generation| generation.0);
-    assert!(found == new || (found == old && result.is_err()), "generation {found} after {result:?}");
-    assert_eq!(world.generations(), (1..=found).collect::<Vec<_>>());
+    let list = world.generations();
+    assert_eq!(list.last().copied(), store.contents.current().map(|generation| generation.0));
+    match result {
+        Ok(()) => assert_eq!(list, scene.lists[1]),
+        Err(error) => assert!(scene.lists.contains(&list), "{list:?} after {error}"),
+    }
     world.check();
-    if found != 0 {
+    if !list.is_empty() {
         world.write(200_000, &stamped(1000, 99));
     }
     world.primary[..30_000].fill(0);
     world.write(0, &[]);
-    assert_eq!(world.sync(Mode::Digest).unwrap().generation.0, found + 1);
+    let next = list.last().map_or(scene.new, |last| last + 1);
+    assert_eq!(world.sync(Mode::Digest).unwrap().generation.0, next);
     world.check();
 }
 
@@ -314,4 +399,60 @@ fn a_fault_at_any_io_is_told_and_costs_at_most_this_sync() {
         told.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(told.into_inner(), points.len());
+}
+
+/// A restore in which one disk fails: it says which, the copy is untouched, and doing it again is enough.
+#[test]
+fn a_fault_in_a_restore_is_told_and_costs_at_most_the_target() {
+    use Fault::{Eio, Enospc, FlushFails, Gone, ProveFails, ShortRead, ShortWrite};
+    let (world, disk) = three(without(MIB / 4));
+    let target = || Overlay::new("target", stamped(SIZE, 55), SIZE as u64);
+    let run = |dpsr: Arc<dyn WriteDisk>, target: Arc<dyn WriteDisk>| {
+        let world = World::around(vec![], without(MIB / 4), dpsr, STORE);
+        restore(&world.disks, 2, target, false).map(|damaged| assert_eq!(damaged, 0))
+    };
+    let mut wanted = world.expected[&2].clone();
+    let out = (MIB / 4) as usize..(3 * MIB / 4) as usize;
+    wanted[out.clone()].copy_from_slice(&stamped(SIZE, 55)[out]);
+    let logs: [Arc<Mutex<Vec<Seen>>>; 2] = Default::default();
+    run(Arc::new(Trace(disk.fork(), logs[0].clone())), Arc::new(Trace(target(), logs[1].clone()))).unwrap();
+    let mut points = Vec::new();
+    for (name, log) in ["dpsr", "target"].into_iter().zip(logs) {
+        for (number, seen) in log.lock().unwrap().iter().copied().enumerate() {
+            for fault in [Eio, ShortRead, ShortWrite, Enospc, Gone, FlushFails, ProveFails] {
+                if strikes(fault, seen) {
+                    points.push(Point { scene: 0, disk: name, number, seen, fault, sticky: true });
+                }
+            }
+        }
+    }
+    println!("{} faults in a restore", points.len());
+    all(points.len(), |i| {
+        let point = points[i];
+        let _during = During(format!("restore: {point:?}"));
+        let (dpsr, to) = (Arc::new(disk.fork()), Arc::new(target()));
+        let faults = Faults::new(point.number as u64, point.fault, point.sticky);
+        let result = match point.disk {
+            "dpsr" => run(Arc::new(Faulty::new(dpsr.clone(), faults.clone())), to.clone()),
+            _ => run(dpsr.clone(), Arc::new(Faulty::new(to.clone(), faults.clone()))),
+        };
+        assert!(faults.struck());
+        match result {
+            Ok(()) => assert!(matches!(point.fault, ShortRead | ShortWrite)),
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Device, "{error}");
+                assert!(error.to_string().split_once(": ").unwrap().0.ends_with(point.disk), "{error}");
+            }
+        }
+        let mut healthy = World::around(vec![], without(MIB / 4), dpsr.clone(), STORE);
+        healthy.expected = world.expected.clone();
+        assert_eq!(healthy.generations(), [1, 2, 3]);
+        if i % 8 == 0 {
+            healthy.check();
+        }
+        run(dpsr, to.clone()).unwrap();
+        let mut bytes = vec![0; SIZE];
+        dpsr::disk::whole::read_exact_at(&*to, Bytes(0), &mut bytes).unwrap();
+        assert!(same(&bytes, &wanted), "done again");
+    });
 }

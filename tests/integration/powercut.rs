@@ -18,8 +18,8 @@ use dpsr::units::{CHUNK, MIB};
 use crate::cuts::{Cut, Dice, During, Loss, Overlay, all, cut, cuts, rot_a_superblock};
 use crate::world::{BASE, World, same, stamped, volume};
 
-const SIZE: usize = 2 * MIB as usize + 512 * 3;
-const STORE: u64 = 24 * MIB;
+pub const SIZE: usize = 2 * MIB as usize + 512 * 3;
+pub const STORE: u64 = 24 * MIB;
 
 /// One verb, recorded, and what may be left of it.
 struct Scene {
@@ -40,18 +40,18 @@ struct Scene {
 }
 
 /// A world on a disk that can be forked.
-struct Stage {
-    world: World,
-    disk: Arc<Overlay>,
+pub struct Stage {
+    pub world: World,
+    pub disk: Arc<Overlay>,
     before: Vec<u8>,
 }
 
-fn whole() -> Vec<Volume> {
+pub fn whole() -> Vec<Volume> {
     vec![volume("table", 0, 0, false), volume("1", 512 * 7, MIB, false)]
 }
 
 impl Stage {
-    fn bare(store: u64, volumes: Vec<Volume>) -> Self {
+    pub fn bare(store: u64, volumes: Vec<Volume>) -> Self {
         let mut primary = stamped(SIZE, 1);
         primary[5 * CHUNK as usize..8 * CHUNK as usize].fill(0);
         let size = BASE + store;
@@ -61,7 +61,7 @@ impl Stage {
     }
 
     /// A store with `generations` small generations behind the newest.
-    fn with(generations: u64, volumes: Vec<Volume>) -> Self {
+    pub fn with(generations: u64, volumes: Vec<Volume>) -> Self {
         let mut stage = Self::bare(STORE, volumes);
         stage.world.create().unwrap();
         for generation in 1..=generations {
@@ -72,7 +72,7 @@ impl Stage {
     }
 
     /// Changes about `count` places of the primary; some become zeros.
-    fn change(&mut self, seed: u64, count: u64) {
+    pub fn change(&mut self, seed: u64, count: u64) {
         self.before = self.world.primary.clone();
         let mut dice = Dice(seed << 20);
         for i in 0..count {
@@ -149,12 +149,12 @@ fn cut_at(start: &Overlay, events: &[Event], after: usize) -> Overlay {
     cut(start, events, Cut { after, loss: Loss::Nothing, seed: 0 })
 }
 
-fn around(disk: Overlay) -> World {
+pub fn around(disk: Overlay) -> World {
     World::around(vec![], vec![], Arc::new(disk), STORE)
 }
 
 /// A stage whose last sync, to the generation after `generations`, was cut while it overwrote the image.
-fn interrupted(generations: u64) -> Stage {
+pub fn interrupted(generations: u64) -> Stage {
     let mut stage = Stage::with(generations, whole());
     stage.change(30, 9);
     let (start, events) = stage.record(|world| drop(world.sync(Mode::Digest).unwrap()));
@@ -318,7 +318,7 @@ fn a_power_cut_leaves_one_generation_or_the_next() {
     let scenes = scenes();
     let mut points = Vec::new();
     for (number, scene) in scenes.iter().enumerate() {
-        let cuts = cuts(&scene.events, 60, scene.each, number as u64 + 1);
+        let cuts = cuts(&scene.events, 400, scene.each, number as u64 + 1);
         println!("{}: {} events, {} points, {:?}", scene.name, scene.events.len(), cuts.len(), scene.lists);
         points.extend(cuts.into_iter().map(|cut| (number, cut)));
     }

@@ -10,12 +10,14 @@ use dpsr::disk::WriteDisk;
 use dpsr::disk::ram::RamDisk;
 use dpsr::engine::digest::DigestKey;
 use dpsr::engine::{Batch, Disks as EngineDisks, Engine, Shape};
-use dpsr::error::Result;
+use dpsr::error::{Error, Result};
 use dpsr::format::index::Volume;
 use dpsr::format::superblock::Owner;
 use dpsr::progress::Silent;
+use dpsr::restore::target::DiskSink;
 use dpsr::store::contents;
 use dpsr::store::create::{Template, create};
+use dpsr::store::map::left_out;
 use dpsr::sync::{Disks, Report, Request, sync};
 use dpsr::units::{Bytes, Generation};
 use dpsr::view::View;
@@ -85,17 +87,21 @@ impl World {
 
     /// Makes the store.
     pub fn create(&mut self) -> Result<()> {
-        let template = Template {
-            store: Uuid::from_u128(1),
+        create(self.disks.dpsr.clone(), self.disks.partition.clone(), self.template(1)).map(drop)
+    }
+
+    /// What store number `store` of the pair is made of.
+    pub fn template(&self, store: u8) -> Template {
+        Template {
+            store: Uuid::from_u128(store.into()),
             pair: Uuid::from_u128(2),
-            secret: [7; 32],
+            secret: [6 + store; 32],
             primary: "test".into(),
             disk: Bytes(self.primary.len() as u64),
             block: Bytes(512),
             volumes: self.volumes.clone(),
             owner: Owner::default(),
-        };
-        create(self.disks.dpsr.clone(), self.disks.partition.clone(), template).map(drop)
+        }
     }
 
     /// Overwrites part of the primary.
@@ -139,6 +145,13 @@ impl World {
         read_generation(&self.disks, generation)
     }
 
+    /// Reads a generation that need not be whole: how much of it is damaged, not whether it adds up.
+    pub fn read_what_is_there(&self, generation: u64) -> Result<(Vec<u8>, usize)> {
+        let target = Arc::new(RamDisk::new("target", self.expected[&generation].len()));
+        let damaged = restore(&self.disks, generation, target.clone(), false)?;
+        Ok((target.contents(), damaged))
+    }
+
     /// Asserts that every generation the store lists reads as it must.
     pub fn check(&self) {
         for generation in self.generations() {
@@ -179,6 +192,25 @@ pub fn read_generation(disks: &Disks, generation: u64) -> Result<(Vec<u8>, usize
     let root = dpsr::view::digests::ViewDigests::of(&view, &disks.dpsr)?.sum(&key)?;
     assert_eq!(root.to_bytes(), view.record.root, "the digests of generation {generation} do not add up");
     Ok((sink.0, damaged))
+}
+
+/// Writes a generation back to `target`, as the verb does, and says how many chunks are damaged.
+pub fn restore(disks: &Disks, generation: u64, target: Arc<dyn WriteDisk>, sparse: bool) -> Result<usize> {
+    let contents = contents::read(&disks.dpsr, &disks.partition)?.expect("there is a store");
+    let view = View::of(&contents, Generation(generation))?;
+    let key = DigestKey::new(contents.index.secret);
+    let mut engine_disks = EngineDisks::default();
+    let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
+    let to = engine_disks.add_write(target.clone());
+    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(64 << 10), depth: 2 })?;
+    let spared = left_out(&view.map.volumes, view.map.disk);
+    let sink = DiskSink::new(target.as_ref(), to, Bytes(0)).sparing(spared);
+    let mut sink = if sparse { sink.sparse() } else { sink };
+    let range = Bytes(0)..view.map.disk;
+    let reading = Reading { view: &view, disk: &disks.dpsr, id, range, key: &key, progress: &Silent };
+    let damaged = reading.run(&mut engine, &mut sink)?.len();
+    target.flush().map_err(|error| Error::device("flushing", target.name(), &error))?;
+    Ok(damaged)
 }
 
 /// Keeps what is read.

@@ -19,6 +19,7 @@ mod identity;
 mod left_out;
 mod loops;
 mod mbr;
+mod mounted;
 mod repartition;
 mod sizes;
 mod sparse;

@@ -30,7 +30,7 @@ fn any_length_reads_back() {
 
 #[test]
 fn odd_tails_are_written_and_zeroed_in_place() {
-    for len in [1, 70001, 131_072] {
+    for len in [1, 70001, 131_071] {
         let file = file(len);
         let disk = FileDisk::open(file.path(), Access::Write).unwrap();
         let tail = len.min(300);
@@ -84,4 +84,19 @@ fn a_disk_opened_to_read_cannot_be_written() {
     let file = file(4096);
     let disk = FileDisk::open(file.path(), Access::Read).unwrap();
     assert!(disk.write_at(Bytes(0), &Buffer::new(4096).unwrap()).is_err());
+}
+
+#[test]
+fn a_file_moves_single_sectors_whatever_lies_beneath() {
+    let file = file(65536);
+    let disk = FileDisk::open(file.path(), Access::Write).unwrap();
+    assert_eq!(disk.alignment(), Bytes(SECTOR));
+    let mut buffer = Buffer::new(4096).unwrap();
+    write_all_at(&disk, Bytes(63 * 512), &buffer[512..1024]).unwrap();
+    disk.write_zeros(&(Bytes(65 * 512)..Bytes(66 * 512))).unwrap();
+    read_exact_at(&disk, Bytes(62 * 512), &mut buffer[1024..3072]).unwrap();
+    let mut expected = stamped(65536)[62 * 512..66 * 512].to_vec();
+    expected[512..1024].fill(0);
+    expected[1536..].fill(0);
+    assert_eq!(buffer[1024..3072], expected);
 }
