@@ -14,16 +14,16 @@ use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
 use crate::open::{owner, recorded};
 use crate::pair::empty::{Found, emptiness};
-use crate::pair::holder::open_target;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
-use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::lock::Lock;
 use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::plan::{InitPlan, Inputs, Sizes};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::refuse::{Target, check_room, check_target};
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
+use crate::pair::target::{Taker, claim};
 use crate::pair::volumes::Volumes;
 use crate::pair::wipe::wipe_signatures;
 use crate::store::create::{Template, create, sizes};
@@ -195,7 +195,7 @@ impl Planned {
 
     /// Does what the plan says. The record of the pair comes last: without it nothing uses the disk.
     pub fn act(self, dir: &Path) -> Result<PairConfig> {
-        let (disk, _lock) = self.open_target()?;
+        let (disk, _lock) = self.claim()?;
         let guids = Guids::random();
         let pair = Uuid::new_v4();
         wipe_signatures(&disk, &self.layout)?;
@@ -220,29 +220,18 @@ impl Planned {
         Ok(record)
     }
 
-    /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
-    fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
-        let disk = open_target(&self.roots, &self.options.dpsr)?;
-        let descriptor = disk.descriptor().expect("a file has a descriptor");
-        let now = Probe::of_descriptor(&self.roots, &self.options.dpsr, descriptor)?;
-        let changed = |why: &str| {
-            Error::new(Kind::Refused, "preparing the DPSR disk", why)
+    /// Takes the target, if it and what is on it are what the plan was made for.
+    fn claim(&self) -> Result<(FileDisk, Option<Lock>)> {
+        let taker = Taker { doing: "preparing the DPSR disk", verb: "init" };
+        claim(&self.roots, &self.dpsr, taker, |now, disk| {
+            if emptiness(now, disk)? == self.found {
+                return Ok(());
+            }
+            Err(Error::new(Kind::Refused, taker.doing, "what is on it has changed since the plan was made")
                 .on(disk.name())
                 .left("nothing was written")
-                .next("run init again and read its plan")
-        };
-        if !now.is_still(&self.dpsr) {
-            return Err(changed("it is not the disk any more that the plan was made for"));
-        }
-        if let Some(usage) = in_use(&self.roots, &now).first() {
-            return Err(changed(&usage.to_string()));
-        }
-        // Looked at under the lock only: another init may just have made it a DPSR disk.
-        let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
-        if emptiness(&now, &disk)? != self.found {
-            return Err(changed("what is on it has changed since the plan was made"));
-        }
-        Ok((disk, lock))
+                .next("run init again and read its plan"))
+        })
     }
 
     fn record(&self, id: Uuid, disk_guid: Uuid, store: Uuid) -> PairConfig {

@@ -13,7 +13,7 @@ pub mod content;
 pub mod empty;
 mod forward;
 mod gpt;
-pub mod holder;
+mod holder;
 pub mod inuse;
 pub mod layout;
 pub mod lock;
@@ -31,6 +31,7 @@ mod serial;
 mod show;
 pub mod sysfs;
 pub mod table;
+pub mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod volumes;
