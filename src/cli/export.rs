@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::args::Export;
 use super::progress::shown;
+use super::{end_in_order, tell_aside};
 use crate::error::{Error, Kind, Result};
 use crate::export::{Exported, check, to_file, to_stream};
 use crate::open::{OpenStore, store};
@@ -18,6 +19,7 @@ const ZSTD_LEVEL: i32 = 3;
 pub(super) fn run(args: &Export) -> Result<()> {
     let store = store(&args.common.config_dir, args.common.pair.as_deref())?;
     let standard_output = args.file == Path::new("-");
+    end_in_order()?;
     let progress = shown(false);
     let exported = match (standard_output, args.zstd) {
         (false, false) => {
@@ -35,7 +37,7 @@ pub(super) fn run(args: &Export) -> Result<()> {
         }
     };
     drop(progress);
-    eprintln!("Exported generation {}: {}.", args.generation, exported.size);
+    tell_aside(format_args!("Exported generation {}: {}.", args.generation, exported.size));
     exported.intact(args.generation, &crate::export::source_name(&store))
 }
 

@@ -3,7 +3,7 @@
 
 use super::args::Init;
 use super::confirm::confirmation;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::config::DEFAULT_PAIR;
 use crate::error::Result;
 use crate::init::{Options, plan};
@@ -32,6 +32,7 @@ pub(super) fn run(args: &Init) -> Result<()> {
     let kind = planned.plan.confirm_kind.clone();
     let given = confirmation(args.confirm.as_deref(), &kind)?;
     check_confirmation(planned.dpsr(), &given)?;
+    end_in_order()?;
     let record = planned.act(dir)?;
     if !args.json {
         let (pair, disk) = (&record.name, record.dpsr.path.display());

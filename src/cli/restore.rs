@@ -4,7 +4,7 @@
 use super::args::Restore;
 use super::confirm::confirmation;
 use super::progress::shown;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::error::Result;
 use crate::open::store;
 use crate::restore::{Options, plan};
@@ -24,6 +24,7 @@ pub(super) fn run(args: &Restore) -> Result<()> {
     let kind = planned.plan.confirm_kind.clone();
     let given = confirmation(args.confirm.as_deref(), &kind)?;
     planned.check_confirmation(&given)?;
+    end_in_order()?;
     let progress = shown(args.json);
     let restored = planned.act(&store, progress.as_ref())?;
     drop(progress);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::args::Scrub;
 use super::progress::shown;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::config::{self, PairConfig};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +22,7 @@ pub(super) fn run(args: &Scrub) -> Result<()> {
     let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
     let primary = if args.repair { primary(&config) } else { None };
     let request = Request { repair: args.repair, primary, time: now() };
+    end_in_order()?;
     let progress = shown(args.json);
     let report = scrub(&disk, &partition, owner(), &request, progress.as_ref())?;
     drop(progress);

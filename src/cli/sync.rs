@@ -3,7 +3,7 @@
 
 use super::args::Sync;
 use super::progress::shown;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::changes::Mode;
 use crate::changes::source::Moving;
 use crate::error::{Error, Kind, Result};
@@ -28,6 +28,7 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         dry_run: args.dry_run,
         time: now(),
     };
+    end_in_order()?;
     let progress = shown(args.json);
     let report = sync(&pair.disks, &request, progress.as_ref())?;
     drop(progress);
