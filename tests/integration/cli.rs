@@ -5,6 +5,7 @@
 //! `DIR` stands for a directory of the test), `pairs/*.toml` (the records of pairs), and `expected.txt`,
 //! which `UPDATE_GOLDEN=1` writes. Those with disks are here; their texts are snapshots.
 
+mod exports;
 mod signals;
 
 use std::fmt::Write;

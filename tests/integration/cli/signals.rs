@@ -74,3 +74,31 @@ fn at_the_prompt_of_restore() {
     desk.blank("target", 8 * MIB);
     interrupted_at_the_prompt(&desk, "restore 1 --to DIR/target", 8 * MIB);
 }
+
+#[test]
+fn into_a_pipe_that_nobody_reads() {
+    let desk = Desk::synced();
+    for more in ["", " --zstd"] {
+        let mut child = desk.start(&format!("export 1 -{more}"));
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The pipe is full as soon as it holds 64 KiB, and then nothing moves any more.
+        let full = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < full {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        send(&child, Signal::SIGTERM);
+        let status = end(&mut child);
+        assert_eq!(status.code(), Some(8), "{more}: {status}");
+    }
+}
+
+#[test]
+fn into_a_pipe_whose_reader_went_away() {
+    let desk = Desk::synced();
+    for more in ["", " --zstd"] {
+        let mut child = desk.start(&format!("export 1 -{more}"));
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(end(&mut child).code(), Some(7), "{more}");
+    }
+}
