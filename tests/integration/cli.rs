@@ -6,6 +6,7 @@
 //! which `UPDATE_GOLDEN=1` writes. Those with disks are here; their texts are snapshots.
 
 mod exports;
+mod pairing;
 mod signals;
 
 use std::fmt::Write;

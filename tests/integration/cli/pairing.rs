@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `init` does with the records of pairs, and what a sync does with what a person wrote into one.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{DISKS, Desk, MIB, command, dialogue, told, words};
+
+fn edit(desk: &Desk, change: impl FnOnce(String) -> String) {
+    let path = desk.path("pairs/system.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(changed, text, "the edit found nothing to change");
+    fs::write(path, changed).unwrap();
+}
+
+/// Only the disk a record speaks of may take its place.
+#[test]
+fn wipe_replaces_no_record_of_another_disk() {
+    let desk = Desk::synced();
+    desk.blank("other", 48 * MIB);
+    let confirm = 48 * MIB;
+    let init = format!("init --no-boot --primary DIR/primary --dpsr DIR/other --wipe --confirm {confirm}");
+    insta::assert_snapshot!(dialogue(&desk, &[init]));
+    let text = desk.run(&format!("init {DISKS} --wipe --confirm {confirm}"));
+    assert!(text.starts_with("exit code 0"), "{text}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_stops_init() {
+    let desk = Desk::synced();
+    fs::write(desk.path("pairs/broken.toml"), "name = \"broken\"\n").unwrap();
+    desk.blank("other", 48 * MIB);
+    let confirm = 48 * MIB;
+    let other = format!("init --no-boot --primary DIR/primary --dpsr DIR/other --confirm {confirm}");
+    let lines = [
+        format!("{other} --pair second"),
+        format!("{other} --pair broken --wipe"),
+        format!("init {DISKS} --wipe --pair third --confirm {confirm}"),
+    ];
+    insta::assert_snapshot!(dialogue(&desk, &lines));
+}
+
+/// Nothing may go before it is certain that there is a place for the record.
+#[test]
+fn a_directory_that_takes_no_record_stops_init() {
+    let desk = Desk::new();
+    fs::write(desk.path("full"), "no directory").unwrap();
+    desk.open("dpsr").set_len(48 * MIB).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&desk.open("dpsr"), b"precious", 4096).unwrap();
+    let shown = desk.path("");
+    let before = desk.state();
+    for folder in ["full", "full/below", "/proc/no-such-place"] {
+        let folder = Path::new(&shown).join(folder);
+        let line = format!("init {DISKS} --wipe --confirm {} --config-dir {}", 48 * MIB, folder.display());
+        let text = told(desk.0.path(), &words(&line.replace("DIR", desk.0.path().to_str().unwrap())));
+        assert!(!text.starts_with("exit code 0"), "{text}");
+        assert!(desk.state() == before, "something was written: {text}");
+    }
+}
