@@ -220,7 +220,7 @@ impl Planned {
     /// Does what the plan says.
     pub fn act(self, store: &OpenStore, progress: &dyn Progress) -> Result<Exported> {
         let taker = Taker { doing: RESTORING, verb: "restore" };
-        let (disk, _lock) = claim(&self.roots, &self.probe, taker, |now, disk| check_no_store(now, disk))?;
+        let (disk, _lock) = claim(&self.roots, &self.probe, taker, check_no_store)?;
         let disk: Arc<dyn WriteDisk> = Arc::new(disk);
         let view = View::of(&store.contents, self.options.generation)?;
         let key = DigestKey::new(store.contents.index.secret);

@@ -60,3 +60,28 @@ fn a_directory_that_takes_no_record_stops_init() {
         assert!(desk.state() == before, "something was written: {text}");
     }
 }
+
+/// One document, whatever happened.
+#[test]
+fn json_tells_what_was_done() {
+    let desk = Desk::new();
+    desk.blank("target", 8 * MIB);
+    let json = |line: &str| -> Value {
+        let shown = desk.0.path().to_str().unwrap();
+        let mut command = command(env!("CARGO_BIN_EXE_dpsr"));
+        let line = format!("{line} --json --config-dir {shown}/pairs").replace("DIR", shown);
+        let output = command.args(words(&line)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let plan = json(&format!("init {DISKS} --dry-run"));
+    assert_eq!((&plan["done"], &plan["plan"]["pair"]), (&Value::from(false), &Value::from("system")));
+    assert_eq!(json(&format!("init {DISKS} --confirm {}", 48 * MIB))["done"], true);
+    json("sync --offline");
+    let plan = json("restore 1 --to DIR/target --dry-run");
+    assert_eq!((&plan["done"], &plan["damaged_chunks"]), (&Value::from(false), &Value::from(0)));
+    let done = json(&format!("restore 1 --to DIR/target --confirm {}", 8 * MIB));
+    assert_eq!((&done["done"], &done["damaged_chunks"]), (&Value::from(true), &Value::from(0)));
+    assert_eq!(done["plan"]["generation"], 1);
+    assert!(fs::read(desk.path("target")).unwrap() == fs::read(desk.path("primary")).unwrap());
+}
