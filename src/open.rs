@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use crate::config::{self, PairConfig};
+use crate::config::{self, DpsrRecord, PairConfig, PrimaryRecord};
 use crate::error::{Error, Kind, Result};
 use crate::format::index;
 use crate::format::superblock::Owner;
 use crate::pair::lock::Mode;
-use crate::pair::open::{Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only};
+use crate::pair::open::{
+    Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only, open_unrecorded,
+};
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
 use crate::pair::volumes::{self, Volumes};
@@ -125,7 +127,7 @@ pub fn store(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
 pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
     let mut looks = 1;
     loop {
-        match opened(dir, name, Mode::Unlocked) {
+        match look() {
             Err(_) if looks < LOOKS => sleep(BETWEEN_LOOKS),
             outcome => return outcome,
         }
@@ -136,8 +138,7 @@ pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
 fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
     let config = config::choose(dir, name)?;
     let dpsr = Arc::new(open_store_only(&Roots::default(), &config, mode)?);
-    let found = contents::read(&dpsr, &dpsr.store.range)?;
-    let contents = found.ok_or_else(|| contents::damaged(&dpsr, "its superblocks are gone"))?;
+    let contents = contents_of(&dpsr)?;
     belongs(&config, &dpsr, &contents)?;
     Ok(OpenStore { config, dpsr, contents })
 }
@@ -159,3 +160,62 @@ fn belongs(config: &PairConfig, dpsr: &Dpsr, contents: &Contents) -> Result<()> 
 pub fn writer(store: &OpenStore) -> Option<String> {
     crate::pair::lock::writer(&Roots::default(), &store.dpsr)
 }
+    looked(|| opened(dir, name, Mode::Unlocked))
+}
+
+/// Opens the store on the DPSR disk `path` for reading its generations, without any record: on the worst day
+/// the records went with the primary.
+pub fn store_on(path: &Path) -> Result<OpenStore> {
+    opened_on(path, Mode::Shared)
+}
+
+/// Looks at the store on the DPSR disk `path`, without any record.
+pub fn look_on(path: &Path) -> Result<OpenStore> {
+    looked(|| opened_on(path, Mode::Unlocked))
+}
+
+fn looked(look: impl Fn() -> Result<OpenStore>) -> Result<OpenStore> {
+fn opened_on(path: &Path, mode: Mode) -> Result<OpenStore> {
+    let dpsr = Arc::new(open_unrecorded(&Roots::default(), path, mode)?);
+    let contents = contents_of(&dpsr)?;
+    Ok(OpenStore { config: told_by_store(&dpsr, &contents), dpsr, contents })
+}
+
+fn contents_of(dpsr: &Dpsr) -> Result<Contents> {
+    let found = contents::read(dpsr, &dpsr.store.range)?;
+    found.ok_or_else(|| contents::damaged(dpsr, "its superblocks are gone"))
+}
+
+/// As much of a pair's record as its store tells: enough to show, not to find or prove a primary.
+fn told_by_store(dpsr: &Dpsr, contents: &Contents) -> PairConfig {
+    let (map, id) = (contents.newest_map(), contents.superblock.pair);
+    let ids = |chosen: fn(&index::Volume) -> bool| {
+        map.volumes.iter().filter(|volume| chosen(volume)).map(|volume| volume.id.clone()).collect()
+    };
+    PairConfig {
+        name: id.to_string(),
+        id,
+        leave_out: ids(|volume| volume.left_out),
+        group: ids(|volume| volume.group && volume.size > Bytes::ZERO),
+        history: None,
+        primary: PrimaryRecord {
+            path: format!("the disk {}", contents.index.primary).into(),
+            size: map.disk,
+            block: map.block,
+            serial: None,
+            wwn: None,
+            table: None,
+            inode: None,
+        },
+        dpsr: DpsrRecord {
+            path: dpsr.probe.path.clone(),
+            size: dpsr.probe.size,
+            serial: dpsr.probe.serial.clone(),
+            wwn: dpsr.probe.wwn.clone(),
+            disk_guid: dpsr.store.disk,
+            store: dpsr.store.store,
+            inode: None,
+        },
+    }
+}
+

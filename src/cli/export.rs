@@ -8,17 +8,18 @@ use std::path::Path;
 
 use super::args::Export;
 use super::progress::shown;
+use super::store::store;
 use super::{end_in_order, tell_aside};
 use crate::error::Result;
 use crate::export::{Exported, Interruptible, NewFile, check, to_file, to_stream, unwritten};
-use crate::open::{OpenStore, store};
+use crate::open::OpenStore;
 use crate::progress::Progress;
 
 /// Fast and already near what higher levels reach on disk images.
 const ZSTD_LEVEL: i32 = 3;
 
 pub(super) fn run(args: &Export) -> Result<()> {
-    let store = store(&args.common.config_dir, args.common.pair.as_deref())?;
+    let store = store(&args.store)?;
     let standard_output = args.file == Path::new("-");
     end_in_order()?;
     let progress = shown(false);

@@ -10,6 +10,7 @@ mod progress;
 mod restore;
 mod scrub;
 mod status;
+mod store;
 mod sync;
 mod time;
 

@@ -6,10 +6,11 @@ use serde::Serialize;
 use super::args::Restore;
 use super::confirm::confirmation;
 use super::progress::shown;
+use super::store::store;
 use super::{end_in_order, say, say_json};
 use crate::error::Result;
 use crate::export::{Exported, source_name};
-use crate::open::{OpenStore, store};
+use crate::open::OpenStore;
 use crate::restore::{Options, Planned, RestorePlan, plan};
 
 /// What `--json` prints, whatever came of the plan.
@@ -21,7 +22,7 @@ struct Told<'a> {
 }
 
 pub(super) fn run(args: &Restore) -> Result<()> {
-    let store = store(&args.common.config_dir, args.common.pair.as_deref())?;
+    let store = store(&args.store)?;
     let options = Options { generation: args.generation, volume: args.volume.clone(), to: args.to.clone() };
     let planned = plan(&store, options)?;
     let shown = planned.plan.clone();

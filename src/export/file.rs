@@ -79,6 +79,9 @@ mod tests {
         let place = file.place().to_owned();
         let error = file.finish().unwrap_err().to_string();
         assert!(error.contains(&format!("it is complete, in {}", place.display())), "{error}");
-        assert_eq!((fs::read(&path).unwrap(), fs::read(&place).unwrap()), (b"other".into(), b"export".into()));
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::read(&place).unwrap()),
+            (b"other".into(), b"export".into())
+        );
     }
 }

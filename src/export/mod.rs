@@ -40,7 +40,10 @@ impl Exported {
     pub fn intact(&self, generation: Generation, disk: &str) -> Result<()> {
         let Some(first) = self.damaged.first() else { return Ok(()) };
         let count = self.damaged.len();
-        let why = format!("{count} of its 64 KiB chunks are damaged, first at byte {} of the disk", first.start().0);
+        let why = format!(
+            "{count} of its 64 KiB chunks are damaged, first at byte {} of the disk",
+            first.start().0
+        );
         Err(Error::new(Kind::Damaged, format!("reading generation {generation} from"), why)
             .on(disk)
             .left("everything was written, the damaged chunks as they are")

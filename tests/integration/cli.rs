@@ -8,6 +8,7 @@
 mod exports;
 mod pairing;
 mod signals;
+mod worst_day;
 
 use std::fmt::Write;
 use std::fs::{self, File};
