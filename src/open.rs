@@ -66,6 +66,18 @@ pub fn volumes_of(config: &PairConfig, table: &Table) -> Volumes {
     volumes
 }
 
+/// An id that no volume has is a slip of the pen, or the volume is gone; either should be known.
+fn warn_of_unknown(config: &PairConfig, volumes: &Volumes) {
+    for (key, ids) in [("leave_out", &config.leave_out), ("group", &config.group)] {
+        for id in ids.iter().filter(|id| volumes.iter().all(|volume| volume.id != **id)) {
+            let pair = &config.name;
+            tracing::warn!(
+                "the record of the pair {pair} names {id:?} in {key}, ignoring: the primary has no such volume"
+            );
+        }
+    }
+}
+
 /// Both disks of a pair, proven, locked, and ready for a sync.
 pub struct OpenPair {
     /// The record of the pair.
@@ -74,6 +86,8 @@ pub struct OpenPair {
     pub disks: Disks,
     /// The primary's volumes, with the names people give them.
     pub volumes: Volumes,
+    /// What has changed in the layout since the newest generation, in words.
+    pub repartitioned: Option<String>,
 }
 
 /// Opens both disks of the pair `name` for a sync of an unmounted primary; with `labels`, filesystem labels
@@ -81,13 +95,15 @@ pub struct OpenPair {
 pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
     let mut pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
-    if let Some(contents) = contents::read(&pair.dpsr, &pair.dpsr.store.range)? {
-        belongs(&config, &pair.dpsr, &contents)?;
+    let contents = contents::read(&pair.dpsr, &pair.dpsr.store.range)?;
+    if let Some(contents) = &contents {
+        belongs(&config, &pair.dpsr, contents)?;
     }
     if labels {
         pair.primary.probe_contents();
     }
     let volumes = volumes_of(&config, &pair.primary.table);
+    warn_of_unknown(&config, &volumes);
     let disks = Disks {
         block: config.primary.block,
         volumes: recorded(&volumes),
@@ -97,7 +113,38 @@ pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<Open
         owner: owner(),
         history: config.history,
     };
-    Ok(OpenPair { config, disks, volumes })
+    let known = contents.as_ref().map(|contents| {
+        let current = contents.current().and_then(|generation| contents.index.record(generation));
+        &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes
+    });
+    let repartitioned = known.and_then(|known| layout_changes(known, &disks.volumes));
+    Ok(OpenPair { config, disks, volumes, repartitioned })
+}
+
+/// In words, how the layout of `new` differs from that of `old`; volumes are told apart by their ids.
+fn layout_changes(old: &[index::Volume], new: &[index::Volume]) -> Option<String> {
+    let same = |volume: &index::Volume, all: &[index::Volume]| {
+        all.iter().find(|other| other.id == volume.id).cloned()
+    };
+    let gone = old.iter().filter(|volume| same(volume, new).is_none());
+    let gone = gone.map(|volume| format!("volume {} is gone", volume.name));
+    let changed = new.iter().filter_map(|volume| {
+        let name = &volume.name;
+        let Some(before) = same(volume, old) else { return Some(format!("volume {name} is new")) };
+        match () {
+            () if before.size != volume.size => {
+                Some(format!("volume {name} has {} instead of {}", volume.size, before.size))
+            }
+            () if before.start != volume.start => Some(format!("volume {name} was moved")),
+            () if before.left_out != volume.left_out => {
+                let now = if volume.left_out { "left out" } else { "copied" };
+                Some(format!("volume {name} is {now} now"))
+            }
+            () => None,
+        }
+    });
+    let all: Vec<_> = gone.chain(changed).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The primary of a pair alone, unmounted, with its volumes as they are now.
@@ -125,6 +172,21 @@ pub fn store(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
 
 /// Looks at the store of the pair `name`, whether a sync is running or not.
 pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
+    looked(|| opened(dir, name, Mode::Unlocked))
+}
+
+/// Opens the store on the DPSR disk `path` for reading its generations, without any record: on the worst day
+/// the records went with the primary.
+pub fn store_on(path: &Path) -> Result<OpenStore> {
+    opened_on(path, Mode::Shared)
+}
+
+/// Looks at the store on the DPSR disk `path`, without any record.
+pub fn look_on(path: &Path) -> Result<OpenStore> {
+    looked(|| opened_on(path, Mode::Unlocked))
+}
+
+fn looked(look: impl Fn() -> Result<OpenStore>) -> Result<OpenStore> {
     let mut looks = 1;
     loop {
         match look() {
@@ -143,38 +205,6 @@ fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
     Ok(OpenStore { config, dpsr, contents })
 }
 
-/// The last part of the proof: GUIDs can be copied, the store's own superblock says whose it is.
-fn belongs(config: &PairConfig, dpsr: &Dpsr, contents: &Contents) -> Result<()> {
-    let found = contents.superblock.pair;
-    if found == config.id {
-        return Ok(());
-    }
-    let why = format!("its store belongs to another pair ({found}, not {})", config.id);
-    Err(Error::new(Kind::Refused, "opening the DPSR disk", why)
-        .on(dpsr.probe.name())
-        .left("nothing was written")
-        .next("attach the right disk, or restore the record that belongs to this one"))
-}
-
-/// The process that holds the DPSR disk for writing, if there is one.
-pub fn writer(store: &OpenStore) -> Option<String> {
-    crate::pair::lock::writer(&Roots::default(), &store.dpsr)
-}
-    looked(|| opened(dir, name, Mode::Unlocked))
-}
-
-/// Opens the store on the DPSR disk `path` for reading its generations, without any record: on the worst day
-/// the records went with the primary.
-pub fn store_on(path: &Path) -> Result<OpenStore> {
-    opened_on(path, Mode::Shared)
-}
-
-/// Looks at the store on the DPSR disk `path`, without any record.
-pub fn look_on(path: &Path) -> Result<OpenStore> {
-    looked(|| opened_on(path, Mode::Unlocked))
-}
-
-fn looked(look: impl Fn() -> Result<OpenStore>) -> Result<OpenStore> {
 fn opened_on(path: &Path, mode: Mode) -> Result<OpenStore> {
     let dpsr = Arc::new(open_unrecorded(&Roots::default(), path, mode)?);
     let contents = contents_of(&dpsr)?;
@@ -219,3 +249,20 @@ fn told_by_store(dpsr: &Dpsr, contents: &Contents) -> PairConfig {
     }
 }
 
+/// The last part of the proof: GUIDs can be copied, the store's own superblock says whose it is.
+fn belongs(config: &PairConfig, dpsr: &Dpsr, contents: &Contents) -> Result<()> {
+    let found = contents.superblock.pair;
+    if found == config.id {
+        return Ok(());
+    }
+    let why = format!("its store belongs to another pair ({found}, not {})", config.id);
+    Err(Error::new(Kind::Refused, "opening the DPSR disk", why)
+        .on(dpsr.probe.name())
+        .left("nothing was written")
+        .next("attach the right disk, or restore the record that belongs to this one"))
+}
+
+/// The process that holds the DPSR disk for writing, if there is one.
+pub fn writer(store: &OpenStore) -> Option<String> {
+    crate::pair::lock::writer(&Roots::default(), &store.dpsr)
+}

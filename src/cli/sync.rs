@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr sync`
 
+use serde::Serialize;
+
 use super::args::Sync;
 use super::progress::shown;
 use super::{end_in_order, say, say_json};
@@ -9,6 +11,14 @@ use crate::changes::source::Moving;
 use crate::error::{Error, Kind, Result};
 use crate::open::{OpenPair, now, pair_offline};
 use crate::sync::{Report, Request, sync};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    repartitioned: Option<&'a str>,
+}
 
 pub(super) fn run(args: &Sync) -> Result<()> {
     if !args.offline {
@@ -33,7 +43,10 @@ pub(super) fn run(args: &Sync) -> Result<()> {
     let report = sync(&pair.disks, &request, progress.as_ref())?;
     drop(progress);
     if args.json {
-        return say_json(&report);
+        return say_json(&Told { report: &report, repartitioned: pair.repartitioned.as_deref() });
+    }
+    if let Some(changes) = &pair.repartitioned {
+        say(format_args!("The primary was repartitioned: {changes}."));
     }
     tell(&report);
     Ok(())

@@ -61,6 +61,16 @@ fn a_directory_that_takes_no_record_stops_init() {
     }
 }
 
+#[test]
+fn an_id_that_the_primary_does_not_have_is_told() {
+    let desk = Desk::paired();
+    edit(&desk, |text| {
+        text.replace("leave_out = [", "leave_out = [\"no-such-volume\", ")
+            .replace("group = [", "group = [\"nor-this\", ")
+    });
+    insta::assert_snapshot!(desk.run("sync --offline"));
+}
+
 /// One document, whatever happened.
 #[test]
 fn json_tells_what_was_done() {
@@ -84,4 +94,16 @@ fn json_tells_what_was_done() {
     assert_eq!((&done["done"], &done["damaged_chunks"]), (&Value::from(true), &Value::from(0)));
     assert_eq!(done["plan"]["generation"], 1);
     assert!(fs::read(desk.path("target")).unwrap() == fs::read(desk.path("primary")).unwrap());
+}
+
+#[test]
+fn a_primary_that_was_repartitioned_is_told() {
+    let desk = Desk::synced();
+    let mut tool = command("sfdisk");
+    tool.args(["--quiet", "--delete"]).arg(desk.path("primary")).arg("3");
+    assert!(tool.status().unwrap().success());
+    let text = desk.run("sync --offline");
+    assert!(text.contains("The primary was repartitioned: "), "{text}");
+    let text = desk.run("sync --offline");
+    assert!(!text.contains("repartitioned"), "{text}");
 }
