@@ -107,3 +107,18 @@ fn a_primary_that_was_repartitioned_is_told() {
     let text = desk.run("sync --offline");
     assert!(!text.contains("repartitioned"), "{text}");
 }
+
+/// A plain Linux root looks like any data: only a person can say that it moves together with /boot.
+#[test]
+fn a_primary_without_a_known_system_is_told() {
+    let desk = Desk::new();
+    let line = format!("init {DISKS} --dry-run");
+    assert!(!desk.run(&line).contains("no partition is known"));
+    let mut tool = command("sfdisk");
+    let plain = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+    tool.args(["--quiet", "--part-type"]).arg(desk.path("primary")).args(["1", plain]);
+    assert!(tool.status().unwrap().success());
+    let text = desk.run(&line);
+    assert!(text.contains("Warning: no partition is known to belong to the system"), "{text}");
+    assert!(text.contains("group = [...]"), "{text}");
+}
