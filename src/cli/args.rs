@@ -26,7 +26,7 @@ Exit codes:
   5  not enough room
   6  data or metadata is damaged
   7  a device failed
-  8  interrupted by a signal, and rolled back
+  8  interrupted by a signal: a sync was rolled back; a restore or export is incomplete
   9  no such pair, generation or volume";
 
 /// The verbs.

@@ -7,6 +7,7 @@ use super::time::utc;
 use super::{say, say_json};
 use crate::error::Result;
 use crate::open::now;
+use crate::pair::show::printable;
 use crate::status::{Status, VolumeStatus, span, status};
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -39,7 +40,7 @@ fn tell(status: &Status, now: u64) {
             let found = if scrub.damaged == 0 {
                 "nothing damaged".into()
             } else {
-                format!("{} blocks damaged", scrub.damaged)
+                format!("{} blocks were damaged then", scrub.damaged)
             };
             say(format_args!("Last scrub {} ago: {found}.", span(now.saturating_sub(scrub.time))));
         }
@@ -67,7 +68,7 @@ fn volume(volume: &VolumeStatus) {
     say(format_args!(
         "{:>7}  {:16}  {:>10}  {time:20}  {offset}",
         volume.name,
-        volume.label,
+        printable(&volume.label),
         volume.size
     ));
 }

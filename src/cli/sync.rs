@@ -84,7 +84,12 @@ fn tell(report: &Report) {
         report.generation, report.mode, report.bytes_written_image, report.bytes_written_undo, report.seconds
     ));
     if let (Some(first), Some(last)) = (report.dropped.first(), report.dropped.last()) {
-        say(format_args!("Dropped to make room: generations {first} to {last}."));
+        let which = if first == last {
+            format!("generation {first}")
+        } else {
+            format!("generations {first} to {last}")
+        };
+        say(format_args!("Dropped to make room: {which}."));
     }
     if report.rotten_chunks > 0 {
         say(format_args!(

@@ -28,7 +28,7 @@ mod roles;
 mod run;
 mod scan;
 mod serial;
-mod show;
+pub mod show;
 pub mod sysfs;
 pub mod table;
 pub mod target;

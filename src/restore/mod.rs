@@ -84,7 +84,7 @@ impl fmt::Display for RestorePlan {
                 "The target is larger: 'sgdisk -e' moves a GPT's backup header to its end afterwards."
             )?;
         }
-        write!(f, "To go on, confirm with its {}: --confirm {}", self.confirm_kind, self.confirm)
+        write!(f, "To go on, confirm with its {}: --confirm '{}'", self.confirm_kind, self.confirm)
     }
 }
 

@@ -96,6 +96,22 @@ fn json_tells_what_was_done() {
     assert!(fs::read(desk.path("target")).unwrap() == fs::read(desk.path("primary")).unwrap());
 }
 
+/// A label is whatever somebody wrote into a partition table; a terminal must not obey it.
+#[test]
+fn labels_carry_no_control_characters() {
+    let desk = Desk::new();
+    let mut tool = command("sfdisk");
+    let file = desk.path("primary");
+    tool.args(["--quiet", "--part-label"]).arg(&file).args(["2", "h\u{e4}user \u{1b}[31m\u{9b}2J"]);
+    assert!(tool.status().unwrap().success());
+    let plan = desk.run(&format!("init {DISKS}"));
+    assert!(plan.contains("h\u{e4}user \\u{1b}[31m\\u{9b}2J"), "{plan}");
+    desk.run(&format!("init {DISKS} --confirm {}", 48 * MIB));
+    desk.run("sync --offline");
+    let status = desk.run("status");
+    assert!(status.contains("h\u{e4}user \\u{1b}[31m\\u{9b}2J"), "{status}");
+}
+
 #[test]
 fn a_primary_that_was_repartitioned_is_told() {
     let desk = Desk::synced();
