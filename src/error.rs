@@ -24,7 +24,7 @@ pub enum Kind {
     Damaged = 6,
     /// A device failed to read, write or flush, or went away.
     Device = 7,
-    /// A signal asked dpsr to stop, and it rolled back.
+    /// A signal asked dpsr to stop: a sync was rolled back; a restore or export is incomplete.
     Interrupted = 8,
     /// No such pair, generation or volume.
     NotFound = 9,

@@ -14,20 +14,22 @@ use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
 use crate::open::{owner, recorded};
 use crate::pair::empty::{Found, emptiness};
-use crate::pair::holder::open_target;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
-use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::lock::Lock;
 use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::plan::{InitPlan, Inputs, Sizes};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::refuse::{Target, check_room, check_target};
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
+use crate::pair::target::{Taker, claim};
 use crate::pair::volumes::Volumes;
 use crate::pair::wipe::wipe_signatures;
 use crate::store::create::{Template, create, sizes};
 use crate::units::Bytes;
+
+const PREPARING: &str = "preparing the DPSR disk";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -82,18 +84,18 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
     let volumes = volumes(&roots, &primary, &table, &options)?;
     let target_disk = FileDisk::open(&options.dpsr, Access::Read)?;
     let found = emptiness(&dpsr, &target_disk)?;
-    let (uses, taken_by) = (in_use(&roots, &dpsr), taken_by(dir, &options, &found));
+    let (uses, records) = (in_use(&roots, &dpsr), records(dir, &dpsr)?);
     let target = Target {
         primary: &primary,
         dpsr: &dpsr,
         uses: &uses,
         found: &found,
-        owner: taken_by.as_deref(),
+        owner: taken_by(&records, &options.pair, &found),
         wipe: options.wipe,
     };
     check_target(&roots, &target)?;
-    check_no_primary(dir, &roots, &dpsr)?;
-    check_not_paired(dir, &options)?;
+    check_no_primary(&records, &roots, &dpsr)?;
+    check_not_paired(dir, &records, &options, &found)?;
     let bios = !roots.sys.join("firmware/efi").exists();
     let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)
         .map_err(|error| error.on(dpsr.name()).left("nothing was written"))?;
@@ -142,12 +144,25 @@ fn gives_up(found: &Found) -> Vec<String> {
     store.chain(found.things.iter().cloned()).collect()
 }
 
+/// Every pair recorded on this machine. One that cannot be read might be the one that needs the disk.
+fn records(dir: &Path, dpsr: &Probe) -> Result<Vec<PairConfig>> {
+    let names = config::list(dir);
+    let records = names.and_then(|names| names.iter().map(|name| config::load(dir, name)).collect());
+    records.map_err(|error| {
+        let why = format!("whether a pair needs it cannot be told ({})", error.cause());
+        refuse(dpsr, why).next("repair that record, or remove it")
+    })
+}
+
+fn refuse(dpsr: &Probe, why: impl Into<String>) -> Error {
+    Error::new(Kind::Refused, PREPARING, why).on(dpsr.name()).left("nothing was written")
+}
+
 /// The other pair of this machine whose DPSR disk was found.
-fn taken_by(dir: &Path, options: &Options, found: &Found) -> Option<String> {
+fn taken_by<'a>(records: &'a [PairConfig], pair: &str, found: &Found) -> Option<&'a str> {
     let guid = found.store.as_ref()?.disk;
-    let others = config::list(dir).into_iter().filter(|name| *name != options.pair);
-    let mut records = others.filter_map(|name| config::load(dir, &name).ok());
-    records.find(|record| record.dpsr.disk_guid == guid).map(|record| record.name)
+    let taken = |record: &&PairConfig| record.name != pair && record.dpsr.disk_guid == guid;
+    records.iter().find(taken).map(|record| record.name.as_str())
 }
 
 /// Refuses a DPSR disk as the primary: most likely the two were mixed up, and the real primary would go.
@@ -162,29 +177,38 @@ fn check_no_store(primary: &Probe, source: &FileDisk) -> Result<()> {
 }
 
 /// Refuses the primary of any pair of this machine as a DPSR disk.
-fn check_no_primary(dir: &Path, roots: &Roots, dpsr: &Probe) -> Result<()> {
-    for record in config::list(dir).into_iter().filter_map(|name| config::load(dir, &name).ok()) {
-        let found = open_primary(roots, &record, PrimaryUse::Live);
+fn check_no_primary(records: &[PairConfig], roots: &Roots, dpsr: &Probe) -> Result<()> {
+    for record in records {
+        let found = open_primary(roots, record, PrimaryUse::Live);
         if found.is_ok_and(|primary| primary.probe.same_storage(dpsr)) {
             let why = format!("it is the primary of the pair {:?}", record.name);
-            return Err(Error::new(Kind::Refused, "preparing the DPSR disk", why)
-                .on(dpsr.name())
-                .left("nothing was written")
-                .next("remove that pair first, or name another disk"));
+            return Err(refuse(dpsr, why).next("remove that pair first, or name another disk"));
         }
     }
     Ok(())
 }
 
-fn check_not_paired(dir: &Path, options: &Options) -> Result<()> {
-    if options.wipe || !config::list(dir).contains(&options.pair) {
-        return Ok(());
-    }
-    let why = "it exists already";
-    Err(Error::new(Kind::Refused, "recording the pair", why)
-        .on(&options.pair)
-        .left("nothing was written")
-        .next("choose another name with --pair, or give its copy up with --wipe"))
+/// Refuses to replace the record of a pair, unless the disk given up is that very pair's: without its record,
+/// another disk and its history could not be read any more.
+fn check_not_paired(dir: &Path, records: &[PairConfig], options: &Options, found: &Found) -> Result<()> {
+    let Some(record) = records.iter().find(|record| record.name == options.pair) else { return Ok(()) };
+    let own = found.store.as_ref().is_some_and(|store| store.disk == record.dpsr.disk_guid);
+    let (why, next) = match (own, options.wipe) {
+        (true, true) => return Ok(()),
+        (true, false) => (
+            "it exists already",
+            "choose another name with --pair, or give its copy up with --wipe".to_owned(),
+        ),
+        (false, _) => (
+            "it is recorded with another DPSR disk",
+            format!(
+                "choose another name with --pair, or remove its record {} first",
+                config::file_name(dir, &record.name)
+            ),
+        ),
+    };
+    let refused = Error::new(Kind::Refused, "recording the pair", why);
+    Err(refused.on(&options.pair).left("nothing was written").next(next))
 }
 
 impl Planned {
@@ -193,14 +217,19 @@ impl Planned {
         &self.dpsr
     }
 
-    /// Does what the plan says. The record of the pair comes last: without it nothing uses the disk.
+    /// Does what the plan says. The record of the pair is written before anything goes, and counts last:
+    /// without it nothing uses the disk.
     pub fn act(self, dir: &Path) -> Result<PairConfig> {
-        let (disk, _lock) = self.open_target()?;
+        let (disk, _lock) = self.claim()?;
         let guids = Guids::random();
         let pair = Uuid::new_v4();
+        let record = self.record(pair, guids.disk, guids.store);
+        let draft = config::Draft::write(dir, &record).map_err(|error| error.left("nothing was written"))?;
         wipe_signatures(&disk, &self.layout)?;
         write_gpt(&disk, self.dpsr.block, &self.layout, &guids)?;
-        let found = find_store(&disk, self.dpsr.block).ok_or_else(|| {
+        let found = find_store(&disk, self.dpsr.block);
+        let found = found.filter(|found| (found.disk, found.store) == (guids.disk, guids.store));
+        let found = found.ok_or_else(|| {
             let why = "the partition table just written does not read back";
             Error::new(Kind::Device, "partitioning", why).on(disk.name()).left("it holds no store")
         })?;
@@ -215,34 +244,20 @@ impl Planned {
             owner: owner(),
         };
         create(Arc::new(disk), found.range.clone(), template)?;
-        let record = self.record(pair, found.disk, found.store);
-        config::save(dir, &record)?;
+        draft.keep()?;
         Ok(record)
     }
 
-    /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
-    fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
-        let disk = open_target(&self.roots, &self.options.dpsr)?;
-        let descriptor = disk.descriptor().expect("a file has a descriptor");
-        let now = Probe::of_descriptor(&self.roots, &self.options.dpsr, descriptor)?;
-        let changed = |why: &str| {
-            Error::new(Kind::Refused, "preparing the DPSR disk", why)
-                .on(disk.name())
-                .left("nothing was written")
-                .next("run init again and read its plan")
-        };
-        if !now.is_still(&self.dpsr) {
-            return Err(changed("it is not the disk any more that the plan was made for"));
-        }
-        if let Some(usage) = in_use(&self.roots, &now).first() {
-            return Err(changed(&usage.to_string()));
-        }
-        // Looked at under the lock only: another init may just have made it a DPSR disk.
-        let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
-        if emptiness(&now, &disk)? != self.found {
-            return Err(changed("what is on it has changed since the plan was made"));
-        }
-        Ok((disk, lock))
+    /// Takes the target, if it and what is on it are what the plan was made for.
+    fn claim(&self) -> Result<(FileDisk, Option<Lock>)> {
+        let taker = Taker { doing: PREPARING, verb: "init" };
+        claim(&self.roots, &self.dpsr, taker, |now, disk| {
+            if emptiness(now, disk)? == self.found {
+                return Ok(());
+            }
+            Err(refuse(now, "what is on it has changed since the plan was made")
+                .next("run init again and read its plan"))
+        })
     }
 
     fn record(&self, id: Uuid, disk_guid: Uuid, store: Uuid) -> PairConfig {

@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use crate::config::{self, PairConfig};
+use crate::config::{self, DpsrRecord, PairConfig, PrimaryRecord};
 use crate::error::{Error, Kind, Result};
 use crate::format::index;
 use crate::format::superblock::Owner;
 use crate::pair::lock::Mode;
-use crate::pair::open::{Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only};
+use crate::pair::open::{
+    Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only, open_unrecorded,
+};
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
 use crate::pair::volumes::{self, Volumes};
@@ -64,6 +66,18 @@ pub fn volumes_of(config: &PairConfig, table: &Table) -> Volumes {
     volumes
 }
 
+/// An id that no volume has is a slip of the pen, or the volume is gone; either should be known.
+fn warn_of_unknown(config: &PairConfig, volumes: &Volumes) {
+    for (key, ids) in [("leave_out", &config.leave_out), ("group", &config.group)] {
+        for id in ids.iter().filter(|id| volumes.iter().all(|volume| volume.id != **id)) {
+            let pair = &config.name;
+            tracing::warn!(
+                "the record of the pair {pair} names {id:?} in {key}, ignoring: the primary has no such volume"
+            );
+        }
+    }
+}
+
 /// Both disks of a pair, proven, locked, and ready for a sync.
 pub struct OpenPair {
     /// The record of the pair.
@@ -72,6 +86,8 @@ pub struct OpenPair {
     pub disks: Disks,
     /// The primary's volumes, with the names people give them.
     pub volumes: Volumes,
+    /// What has changed in the layout since the newest generation, in words.
+    pub repartitioned: Option<String>,
 }
 
 /// Opens both disks of the pair `name` for a sync of an unmounted primary; with `labels`, filesystem labels
@@ -79,13 +95,15 @@ pub struct OpenPair {
 pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
     let mut pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
-    if let Some(contents) = contents::read(&pair.dpsr, &pair.dpsr.store.range)? {
-        belongs(&config, &pair.dpsr, &contents)?;
+    let contents = contents::read(&pair.dpsr, &pair.dpsr.store.range)?;
+    if let Some(contents) = &contents {
+        belongs(&config, &pair.dpsr, contents)?;
     }
     if labels {
         pair.primary.probe_contents();
     }
     let volumes = volumes_of(&config, &pair.primary.table);
+    warn_of_unknown(&config, &volumes);
     let disks = Disks {
         block: config.primary.block,
         volumes: recorded(&volumes),
@@ -95,7 +113,38 @@ pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<Open
         owner: owner(),
         history: config.history,
     };
-    Ok(OpenPair { config, disks, volumes })
+    let known = contents.as_ref().map(|contents| {
+        let current = contents.current().and_then(|generation| contents.index.record(generation));
+        &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes
+    });
+    let repartitioned = known.and_then(|known| layout_changes(known, &disks.volumes));
+    Ok(OpenPair { config, disks, volumes, repartitioned })
+}
+
+/// In words, how the layout of `new` differs from that of `old`; volumes are told apart by their ids.
+fn layout_changes(old: &[index::Volume], new: &[index::Volume]) -> Option<String> {
+    let same = |volume: &index::Volume, all: &[index::Volume]| {
+        all.iter().find(|other| other.id == volume.id).cloned()
+    };
+    let gone = old.iter().filter(|volume| same(volume, new).is_none());
+    let gone = gone.map(|volume| format!("volume {} is gone", volume.name));
+    let changed = new.iter().filter_map(|volume| {
+        let name = &volume.name;
+        let Some(before) = same(volume, old) else { return Some(format!("volume {name} is new")) };
+        match () {
+            () if before.size != volume.size => {
+                Some(format!("volume {name} has {} instead of {}", volume.size, before.size))
+            }
+            () if before.start != volume.start => Some(format!("volume {name} was moved")),
+            () if before.left_out != volume.left_out => {
+                let now = if volume.left_out { "left out" } else { "copied" };
+                Some(format!("volume {name} is {now} now"))
+            }
+            () => None,
+        }
+    });
+    let all: Vec<_> = gone.chain(changed).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The primary of a pair alone, unmounted, with its volumes as they are now.
@@ -123,9 +172,24 @@ pub fn store(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
 
 /// Looks at the store of the pair `name`, whether a sync is running or not.
 pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
+    looked(|| opened(dir, name, Mode::Unlocked))
+}
+
+/// Opens the store on the DPSR disk `path` for reading its generations, without any record: on the worst day
+/// the records went with the primary.
+pub fn store_on(path: &Path) -> Result<OpenStore> {
+    opened_on(path, Mode::Shared)
+}
+
+/// Looks at the store on the DPSR disk `path`, without any record.
+pub fn look_on(path: &Path) -> Result<OpenStore> {
+    looked(|| opened_on(path, Mode::Unlocked))
+}
+
+fn looked(look: impl Fn() -> Result<OpenStore>) -> Result<OpenStore> {
     let mut looks = 1;
     loop {
-        match opened(dir, name, Mode::Unlocked) {
+        match look() {
             Err(_) if looks < LOOKS => sleep(BETWEEN_LOOKS),
             outcome => return outcome,
         }
@@ -136,10 +200,53 @@ pub fn look(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
 fn opened(dir: &Path, name: Option<&str>, mode: Mode) -> Result<OpenStore> {
     let config = config::choose(dir, name)?;
     let dpsr = Arc::new(open_store_only(&Roots::default(), &config, mode)?);
-    let found = contents::read(&dpsr, &dpsr.store.range)?;
-    let contents = found.ok_or_else(|| contents::damaged(&dpsr, "its superblocks are gone"))?;
+    let contents = contents_of(&dpsr)?;
     belongs(&config, &dpsr, &contents)?;
     Ok(OpenStore { config, dpsr, contents })
+}
+
+fn opened_on(path: &Path, mode: Mode) -> Result<OpenStore> {
+    let dpsr = Arc::new(open_unrecorded(&Roots::default(), path, mode)?);
+    let contents = contents_of(&dpsr)?;
+    Ok(OpenStore { config: told_by_store(&dpsr, &contents), dpsr, contents })
+}
+
+fn contents_of(dpsr: &Dpsr) -> Result<Contents> {
+    let found = contents::read(dpsr, &dpsr.store.range)?;
+    found.ok_or_else(|| contents::damaged(dpsr, "its superblocks are gone"))
+}
+
+/// As much of a pair's record as its store tells: enough to show, not to find or prove a primary.
+fn told_by_store(dpsr: &Dpsr, contents: &Contents) -> PairConfig {
+    let (map, id) = (contents.newest_map(), contents.superblock.pair);
+    let ids = |chosen: fn(&index::Volume) -> bool| {
+        map.volumes.iter().filter(|volume| chosen(volume)).map(|volume| volume.id.clone()).collect()
+    };
+    PairConfig {
+        name: id.to_string(),
+        id,
+        leave_out: ids(|volume| volume.left_out),
+        group: ids(|volume| volume.group && volume.size > Bytes::ZERO),
+        history: None,
+        primary: PrimaryRecord {
+            path: format!("the disk {}", contents.index.primary).into(),
+            size: map.disk,
+            block: map.block,
+            serial: None,
+            wwn: None,
+            table: None,
+            inode: None,
+        },
+        dpsr: DpsrRecord {
+            path: dpsr.probe.path.clone(),
+            size: dpsr.probe.size,
+            serial: dpsr.probe.serial.clone(),
+            wwn: dpsr.probe.wwn.clone(),
+            disk_guid: dpsr.store.disk,
+            store: dpsr.store.store,
+            inode: None,
+        },
+    }
 }
 
 /// The last part of the proof: GUIDs can be copied, the store's own superblock says whose it is.

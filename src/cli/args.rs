@@ -26,7 +26,7 @@ Exit codes:
   5  not enough room
   6  data or metadata is damaged
   7  a device failed
-  8  interrupted by a signal, and rolled back
+  8  interrupted by a signal: a sync was rolled back; a restore or export is incomplete
   9  no such pair, generation or volume";
 
 /// The verbs.
@@ -57,6 +57,17 @@ pub struct Common {
     /// Which pair; may be left out where there is only one
     #[arg(long, value_name = "NAME")]
     pub pair: Option<String>,
+}
+
+/// What every verb takes that only reads the store.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Source {
+    /// Read this DPSR disk without any record of its pair, as from a rescue system
+    #[arg(long, value_name = "DEV", conflicts_with = "pair")]
+    pub dpsr: Option<PathBuf>,
+    /// What every verb takes
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// `dpsr init`
@@ -129,9 +140,9 @@ pub struct Generations {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
-    /// What every verb takes
+    /// Which store
     #[command(flatten)]
-    pub common: Common,
+    pub store: Source,
 }
 
 /// `dpsr export`
@@ -148,9 +159,9 @@ pub struct Export {
     /// Compress with zstd
     #[arg(long)]
     pub zstd: bool,
-    /// What every verb takes
+    /// Which store
     #[command(flatten)]
-    pub common: Common,
+    pub store: Source,
 }
 
 /// `dpsr restore`
@@ -175,23 +186,23 @@ pub struct Restore {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
-    /// What every verb takes
+    /// Which store
     #[command(flatten)]
-    pub common: Common,
+    pub store: Source,
 }
 
 /// `dpsr scrub`
 #[derive(Debug, clap::Args)]
 pub struct Scrub {
     /// Repair what can be repaired: metadata from its second copy, the image from an unmounted primary
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dpsr")]
     pub repair: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
-    /// What every verb takes
+    /// Which store
     #[command(flatten)]
-    pub common: Common,
+    pub store: Source,
 }
 
 /// `dpsr status`
@@ -200,9 +211,9 @@ pub struct Status {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
-    /// What every verb takes
+    /// Which store
     #[command(flatten)]
-    pub common: Common,
+    pub store: Source,
 }
 
 fn generation(text: &str) -> Result<Generation, String> {

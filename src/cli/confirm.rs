@@ -6,12 +6,12 @@ use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
 use crate::error::{Error, Kind, Result};
 
 /// The ID with which the user confirms: what was given, or what is typed on a terminal. Where neither can be
-/// had the plan was shown and that is all, which is no success: a script must not go on as if it were done.
-pub fn confirmation(given: Option<&str>, kind: &str) -> Result<String> {
+/// had, or `ask` is false, the plan was shown and that is all, which is no success: a script must not go on as if it were done.
+pub fn confirmation(given: Option<&str>, kind: &str, ask: bool) -> Result<String> {
     if let Some(given) = given {
         return Ok(given.to_owned());
     }
-    if !stdin().is_terminal() || !stdout().is_terminal() {
+    if !ask || !stdin().is_terminal() || !stdout().is_terminal() {
         return Err(Error::new(Kind::Refused, "doing what the plan says", "it was not confirmed")
             .left("nothing was written")
             .next(format!("confirm with --confirm and the {kind}, or only look with --dry-run")));

@@ -4,10 +4,10 @@
 use serde::Serialize;
 
 use super::args::Generations;
+use super::store::look;
 use super::time::utc;
 use super::{say, say_json};
 use crate::error::Result;
-use crate::open::look;
 use crate::status::{GenerationStatus, generations};
 
 #[derive(Serialize)]
@@ -16,7 +16,7 @@ struct Listed {
 }
 
 pub(super) fn run(args: &Generations) -> Result<()> {
-    let store = look(&args.common.config_dir, args.common.pair.as_deref())?;
+    let store = look(&args.store)?;
     let listed = Listed { generations: generations(&store.contents) };
     if args.json {
         return say_json(&listed);

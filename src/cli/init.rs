@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr init`
 
+use serde::Serialize;
+
 use super::args::Init;
 use super::confirm::confirmation;
-use super::{say, say_json};
-use crate::config::DEFAULT_PAIR;
+use super::{end_in_order, say, say_json};
+use crate::config::{DEFAULT_PAIR, PairConfig};
 use crate::error::Result;
-use crate::init::{Options, plan};
+use crate::init::{Options, Planned, plan};
+use crate::pair::plan::InitPlan;
 use crate::pair::refuse::check_confirmation;
 
+/// What `--json` prints, whatever came of the plan.
+#[derive(Serialize)]
+struct Told<'a> {
+    plan: &'a InitPlan,
+    done: bool,
+}
+
 pub(super) fn run(args: &Init) -> Result<()> {
-    let dir = &args.common.config_dir;
     let options = Options {
         primary: args.primary.clone(),
         dpsr: args.dpsr.clone(),
@@ -20,24 +29,26 @@ pub(super) fn run(args: &Init) -> Result<()> {
         history: args.history,
         wipe: args.wipe,
     };
-    let planned = plan(dir, options)?;
-    if args.json {
-        say_json(&planned.plan)?
-    } else {
-        say(&planned.plan)
-    }
-    if args.dry_run {
-        return Ok(());
-    }
-    let kind = planned.plan.confirm_kind.clone();
-    let given = confirmation(args.confirm.as_deref(), &kind)?;
-    check_confirmation(planned.dpsr(), &given)?;
-    let record = planned.act(dir)?;
+    let planned = plan(&args.common.config_dir, options)?;
+    let shown = planned.plan.clone();
     if !args.json {
+        say(&shown);
+    }
+    let outcome = if args.dry_run { Ok(None) } else { act(args, planned).map(Some) };
+    if args.json {
+        say_json(&Told { plan: &shown, done: matches!(outcome, Ok(Some(_))) })?;
+    } else if let Ok(Some(record)) = &outcome {
         let (pair, disk) = (&record.name, record.dpsr.path.display());
         say(format_args!(
             "The pair {pair} is recorded, and {disk} is laid out. 'dpsr sync' makes the first copy."
         ));
     }
-    Ok(())
+    outcome.map(drop)
+}
+
+fn act(args: &Init, planned: Planned) -> Result<PairConfig> {
+    let given = confirmation(args.confirm.as_deref(), &planned.plan.confirm_kind, !args.json)?;
+    check_confirmation(planned.dpsr(), &given)?;
+    end_in_order()?;
+    planned.act(&args.common.config_dir)
 }

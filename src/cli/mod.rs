@@ -10,6 +10,7 @@ mod progress;
 mod restore;
 mod scrub;
 mod status;
+mod store;
 mod sync;
 mod time;
 
@@ -31,12 +32,10 @@ pub fn main() -> ExitCode {
         .with_env_var("DPSR_LOG")
         .from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-    let installed = signal::install()
-        .map_err(|error| Error::new(Kind::Internal, "installing signal handlers", error.to_string()));
-    match installed.and_then(|()| run(&args.verb)) {
+    match run(&args.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dpsr: {error}");
+            tell_aside(format_args!("dpsr: {error}"));
             ExitCode::from(error.kind().exit_code())
         }
     }
@@ -58,6 +57,19 @@ fn run(verb: &Verb) -> Result<()> {
 fn say(text: impl std::fmt::Display) {
     use std::io::Write;
     let _gone = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a line to standard error; whether anybody reads it decides nothing.
+fn tell_aside(text: impl std::fmt::Display) {
+    use std::io::Write;
+    let _gone = writeln!(std::io::stderr(), "{text}");
+}
+
+/// From now on a signal lets the work end in order. Until then, at a prompt above all, it ends dpsr at once:
+/// nothing was begun.
+fn end_in_order() -> Result<()> {
+    signal::install()
+        .map_err(|error| Error::new(Kind::Internal, "installing signal handlers", error.to_string()))
 }
 
 /// Prints one JSON document.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::tell_aside;
 use crate::progress::{Progress, Silent};
 use crate::units::Bytes;
 
@@ -73,7 +74,7 @@ impl Lines {
 
 impl Progress for Lines {
     fn begin(&self, what: &str, total: Bytes) {
-        eprintln!("{what}: {total}");
+        tell_aside(format_args!("{what}: {total}"));
         self.done.store(0, Ordering::Relaxed);
         let (what, now) = (what.to_owned(), Instant::now());
         self.with(|phase| *phase = Some(Phase { what, total, started: now, told: now }));
@@ -89,7 +90,7 @@ impl Progress for Lines {
             let rate = done as f64 / phase.started.elapsed().as_secs_f64();
             let left = phase.total.0.saturating_sub(done) as f64 / rate.max(1.0);
             let (what, total, rate) = (&phase.what, phase.total, Bytes(rate as u64));
-            eprintln!("{what}: {} of {total}, {rate}/s, {left:.0} s left", Bytes(done));
+            tell_aside(format_args!("{what}: {} of {total}, {rate}/s, {left:.0} s left", Bytes(done)));
         });
     }
 }

@@ -5,26 +5,28 @@ use std::sync::Arc;
 
 use super::args::Scrub;
 use super::progress::shown;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::config::{self, PairConfig};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::error::{Error, Kind, Result};
 use crate::open::{now, owner, primary_offline};
 use crate::pair::lock::Mode;
-use crate::pair::open::open_store_only;
+use crate::pair::open::{open_store_only, open_unrecorded};
 use crate::pair::sysfs::Roots;
-use crate::scrub::{Request, scrub};
+use crate::scrub::{Report, Request, check, scrub};
 
 pub(super) fn run(args: &Scrub) -> Result<()> {
-    let config = config::choose(&args.common.config_dir, args.common.pair.as_deref())?;
-    let dpsr = open_store_only(&Roots::default(), &config, Mode::Exclusive)?;
-    let partition = dpsr.store.range.clone();
-    let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
-    let primary = if args.repair { primary(&config) } else { None };
-    let request = Request { repair: args.repair, primary, time: now() };
-    let progress = shown(args.json);
-    let report = scrub(&disk, &partition, owner(), &request, progress.as_ref())?;
-    drop(progress);
+    let roots = Roots::default();
+    let (report, name) = match &args.store.dpsr {
+        Some(path) => {
+            let dpsr = open_unrecorded(&roots, path, Mode::Shared)?;
+            let (partition, name) = (dpsr.store.range.clone(), dpsr.name().to_owned());
+            end_in_order()?;
+            let disk: Arc<dyn ReadDisk> = Arc::new(dpsr);
+            (check(&disk, &partition, shown(args.json).as_ref())?, name)
+        }
+        None => recorded(args, &roots)?,
+    };
     if args.json {
         say_json(&report)?
     } else {
@@ -39,7 +41,21 @@ pub(super) fn run(args: &Scrub) -> Result<()> {
     } else {
         "'dpsr scrub --repair' repairs what it can"
     };
-    Err(Error::new(Kind::Damaged, "scrubbing", why).on(disk.name()).next(next))
+    Err(Error::new(Kind::Damaged, "scrubbing", why).on(name).next(next))
+}
+
+/// Scrubs the DPSR disk that a record speaks of: what was found, and the disk's name.
+fn recorded(args: &Scrub, roots: &Roots) -> Result<(Report, String)> {
+    let common = &args.store.common;
+    let config = config::choose(&common.config_dir, common.pair.as_deref())?;
+    let dpsr = open_store_only(roots, &config, Mode::Exclusive)?;
+    let partition = dpsr.store.range.clone();
+    let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
+    let primary = if args.repair { primary(&config) } else { None };
+    let request = Request { repair: args.repair, primary, time: now() };
+    end_in_order()?;
+    let report = scrub(&disk, &partition, owner(), &request, shown(args.json).as_ref())?;
+    Ok((report, disk.name().to_owned()))
 }
 
 /// The primary, if it can be had: without it, everything but the image's own chunks can still be repaired.

@@ -2,14 +2,16 @@
 //! `dpsr status`
 
 use super::args::Status as Args;
+use super::store::look;
 use super::time::utc;
 use super::{say, say_json};
 use crate::error::Result;
-use crate::open::{look, now};
+use crate::open::now;
+use crate::pair::show::printable;
 use crate::status::{Status, VolumeStatus, span, status};
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let store = look(&args.common.config_dir, args.common.pair.as_deref())?;
+    let store = look(&args.store)?;
     let now = now();
     let status = status(&store, now);
     if args.json {
@@ -38,7 +40,7 @@ fn tell(status: &Status, now: u64) {
             let found = if scrub.damaged == 0 {
                 "nothing damaged".into()
             } else {
-                format!("{} blocks damaged", scrub.damaged)
+                format!("{} blocks were damaged then", scrub.damaged)
             };
             say(format_args!("Last scrub {} ago: {found}.", span(now.saturating_sub(scrub.time))));
         }
@@ -63,5 +65,10 @@ fn volume(volume: &VolumeStatus) {
         _ => "-".to_owned(),
     };
     let offset = volume.offset.map_or("-".to_owned(), |offset| offset.0.to_string());
-    say(format_args!("{:>7}  {:16}  {:>10}  {time:20}  {offset}", volume.name, volume.label, volume.size));
+    say(format_args!(
+        "{:>7}  {:16}  {:>10}  {time:20}  {offset}",
+        volume.name,
+        printable(&volume.label),
+        volume.size
+    ));
 }

@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr sync`
 
+use serde::Serialize;
+
 use super::args::Sync;
 use super::progress::shown;
-use super::{say, say_json};
+use super::{end_in_order, say, say_json};
 use crate::changes::Mode;
 use crate::changes::source::Moving;
 use crate::error::{Error, Kind, Result};
 use crate::open::{OpenPair, now, pair_offline};
 use crate::sync::{Report, Request, sync};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    repartitioned: Option<&'a str>,
+}
 
 pub(super) fn run(args: &Sync) -> Result<()> {
     if !args.offline {
@@ -28,11 +38,15 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         dry_run: args.dry_run,
         time: now(),
     };
+    end_in_order()?;
     let progress = shown(args.json);
     let report = sync(&pair.disks, &request, progress.as_ref())?;
     drop(progress);
     if args.json {
-        return say_json(&report);
+        return say_json(&Told { report: &report, repartitioned: pair.repartitioned.as_deref() });
+    }
+    if let Some(changes) = &pair.repartitioned {
+        say(format_args!("The primary was repartitioned: {changes}."));
     }
     tell(&report);
     Ok(())
@@ -70,7 +84,12 @@ fn tell(report: &Report) {
         report.generation, report.mode, report.bytes_written_image, report.bytes_written_undo, report.seconds
     ));
     if let (Some(first), Some(last)) = (report.dropped.first(), report.dropped.last()) {
-        say(format_args!("Dropped to make room: generations {first} to {last}."));
+        let which = if first == last {
+            format!("generation {first}")
+        } else {
+            format!("generations {first} to {last}")
+        };
+        say(format_args!("Dropped to make room: {which}."));
     }
     if report.rotten_chunks > 0 {
         say(format_args!(

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::record::PairConfig;
 use crate::error::{Error, Kind, Result};
 
@@ -51,37 +53,73 @@ fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     Error::new(Kind::Usage, "reading", why).on(format!("{}:{line}", path.display()))
 }
 
-/// Writes the record so that a crash leaves either the old or the new one, whole.
-pub fn save(dir: &Path, config: &PairConfig) -> Result<()> {
-    let path = file_of(dir, &config.name)?;
-    let text = toml::to_string(config);
-    let text =
-        text.map_err(|error| Error::new(Kind::Internal, "recording the pair in", error.to_string()))?;
-    replace(dir, &path, text.as_bytes()).map_err(|error| {
-        Error::new(Kind::Internal, "recording the pair in", error.to_string())
-            .on(path.display().to_string())
-            .left("the record is as it was")
-    })
+/// A record that is written, but does not count yet. It is made before the deed it tells of, so that the deed
+/// is not done where there is no place for the record. Gone when dropped.
+pub struct Draft {
+    file: NamedTempFile,
+    path: PathBuf,
 }
 
-/// The temporary file is made with mode 0600 and keeps it.
-fn replace(dir: &Path, path: &Path, data: &[u8]) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    let mut file = tempfile::Builder::new().prefix(".pair-").tempfile_in(dir)?;
-    file.write_all(data)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(dir)?.sync_all()
+impl Draft {
+    /// Writes the record under a temporary name, mode 0600; the directory is made if there is none.
+    pub fn write(dir: &Path, config: &PairConfig) -> Result<Self> {
+        let path = file_of(dir, &config.name)?;
+        let text = toml::to_string(config);
+        let text = text.map_err(|error| unsaved(&path, &error))?;
+        if path.is_dir() {
+            return Err(unsaved(&path, &"it is a directory"));
+        }
+        let write = || {
+            DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+            let mut file = tempfile::Builder::new().prefix(".pair-").tempfile_in(dir)?;
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?;
+            Ok::<_, io::Error>(file)
+        };
+        let file = write().map_err(|error| unsaved(&path, &error))?;
+        Ok(Self { file, path })
+    }
+
+    /// Makes it count. A crash leaves either the old or the new record, whole.
+    pub fn keep(self) -> Result<()> {
+        let Self { file, path } = self;
+        let kept = file.persist(&path).map_err(|failed| failed.error);
+        let dir = path.parent().expect("a record lies in a directory");
+        let kept = kept.and_then(|_| File::open(dir)?.sync_all());
+        kept.map_err(|error| unsaved(&path, &error).left("the record is as it was"))
+    }
+}
+
+fn unsaved(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Internal, "recording the pair in", why.to_string()).on(path.display().to_string())
+}
+
+/// Writes the record so that a crash leaves either the old or the new one, whole.
+pub fn save(dir: &Path, config: &PairConfig) -> Result<()> {
+    Draft::write(dir, config).map_err(|error| error.left("the record is as it was"))?.keep()
 }
 
 /// The names of all pairs, sorted; a directory that does not exist holds none.
-pub fn list(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+pub fn list(dir: &Path) -> Result<Vec<String>> {
+    let unlisted = |error: &io::Error| {
+        Error::new(Kind::Internal, "listing the pairs in", error.to_string()).on(dir.display().to_string())
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => {
+            entries.and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(|error| unlisted(&error))?
+        }
+    };
+    let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     let stems = names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned));
     let mut pairs: Vec<_> = stems.filter(|name| valid_name(name)).collect();
     pairs.sort();
-    pairs
+    Ok(pairs)
+}
+
+/// The file of the pair `name`, for messages.
+pub fn file_name(dir: &Path, name: &str) -> String {
+    dir.join(format!("{name}.toml")).display().to_string()
 }
 
 /// The pair the user named, or the only one there is.
@@ -89,7 +127,7 @@ pub fn choose(dir: &Path, name: Option<&str>) -> Result<PairConfig> {
     if let Some(name) = name {
         return load(dir, name);
     }
-    let pairs = list(dir);
+    let pairs = list(dir)?;
     match &pairs[..] {
         [only] => load(dir, only),
         [] => Err(Error::new(Kind::NotFound, "choosing a pair from", "no pair is recorded there")
@@ -145,7 +183,7 @@ mod tests {
         save(&dir, &sample("system")).unwrap();
         assert_eq!(choose(&dir, None).unwrap(), sample("system"));
         let mode = fs::metadata(dir.join("system.toml")).unwrap().permissions().mode();
-        assert_eq!((mode & 0o777, list(&dir)), (0o600, vec!["system".to_owned()]));
+        assert_eq!((mode & 0o777, list(&dir).unwrap()), (0o600, vec!["system".to_owned()]));
         insta::assert_snapshot!(fs::read_to_string(dir.join("system.toml")).unwrap());
         save(&dir, &sample("two")).unwrap();
         insta::assert_snapshot!(choose(&dir, None).unwrap_err(), @"choosing a pair: there are system, two; name one with --pair");

@@ -7,5 +7,5 @@
 mod choose;
 mod record;
 
-pub use choose::{choose, list, load, save, valid_name};
+pub use choose::{Draft, choose, file_name, list, load, save, valid_name};
 pub use record::{DEFAULT_PAIR, DpsrRecord, PairConfig, PrimaryRecord};

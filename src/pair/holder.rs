@@ -20,11 +20,6 @@ pub(super) fn open(roots: &Roots, path: &Path, access: Access) -> Result<FileDis
     FileDisk::open(path, access).map_err(|error| explained(roots, path, error))
 }
 
-/// [`open`] for the target of `init` or `restore`.
-pub fn open_target(roots: &Roots, path: &Path) -> Result<FileDisk> {
-    open(roots, path, Access::Write)
-}
-
 fn explained(roots: &Roots, path: &Path, error: Error) -> Error {
     let number = fs::metadata(path).ok().filter(|meta| meta.file_type().is_block_device());
     let node = number.and_then(|meta| roots.node(DevNum::of(meta.rdev())));

@@ -4,8 +4,11 @@
 //! The proof is made on the very descriptors that are handed out: size, serial number or WWN, inode, the
 //! GUIDs of disk and store, the identity of the primary's table. Names decide nothing.
 
+use std::path::Path;
+
+use super::holder;
 use super::inuse::{Use, in_use};
-use super::layout::FoundStore;
+use super::layout::{FoundStore, find_store};
 use super::lock::{Lock, Mode, lock};
 use super::probe::{Kind as Endpoint, Probe};
 use super::proof::{self, Identity, Proven};
@@ -13,8 +16,10 @@ use super::scan::locate;
 use super::sysfs::Roots;
 use super::table::Table;
 use crate::config::PairConfig;
+use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
+use crate::units::Bytes;
 
 /// How the primary is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +120,23 @@ pub fn open_store_only(roots: &Roots, config: &PairConfig, mode: Mode) -> Result
     refuse_others(&probe)?;
     let held = lock(roots, &disk, mode)?;
     Ok(Dpsr { disk, probe, store: evidence, _lock: held })
+}
+
+/// Opens the DPSR disk at `path` for reading, though no record speaks of it: what it says of itself is all
+/// the proof there is. `Exclusive` is no mode for this, because nothing may be written.
+pub fn open_unrecorded(roots: &Roots, path: &Path, mode: Mode) -> Result<Dpsr> {
+    let disk = holder::open(roots, path, Access::Read)?;
+    let probe = Probe::of_descriptor(roots, path, disk.descriptor().expect("a file has a descriptor"))?;
+    // An image of a disk does not tell what its blocks were.
+    let blocks = [probe.block, Bytes(512), Bytes(4096)];
+    let Some(store) = blocks.into_iter().find_map(|block| find_store(&disk, block)) else {
+        return Err(Error::new(Kind::Refused, "opening the DPSR disk", "it carries no store")
+            .on(path.display().to_string())
+            .left("nothing was written")
+            .next("name the whole disk that holds the copy"));
+    };
+    let held = lock(roots, &disk, mode)?;
+    Ok(Dpsr { disk, probe, store, _lock: held })
 }
 
 fn refuse_uses<I: Identity>(

@@ -151,7 +151,14 @@ fn warnings(inputs: &Inputs<'_>, room: Bytes) -> Vec<String> {
         limit.map(|limit| format!("history is limited to {limit}, and there is room for only {room}"));
     let grouped = inputs.volumes.iter().filter(|volume| volume.group && volume.left_out);
     let grouped = grouped.map(|v| format!("the system boots from partition {v}, and it is left out"));
-    bad.chain(tight).chain(limit).chain(grouped).collect()
+    let alone = inputs.volumes.iter().filter(|volume| volume.number > 0 && !volume.left_out);
+    let alone: Vec<_> = alone.collect();
+    let alone = (alone.len() > 1 && !alone.iter().any(|volume| volume.group)).then(|| {
+        "no partition is known to belong to the system; if one does, name root, /boot and ESP in 'group = [...]' \
+         of the pair's record, so that they always move together"
+            .to_owned()
+    });
+    bad.chain(tight).chain(limit).chain(grouped).chain(alone).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why `init` does not take a disk. Every refusal says what would have to change.
 
-use super::chain::{chain_of, chain_under_file};
+use super::chain::chain_under_file;
 use super::empty::Found;
 use super::inuse::{Use, backing_inode};
 use super::plan::Sizes;
@@ -90,11 +90,6 @@ fn part_of_primary(roots: &Roots, target: &Target<'_>) -> bool {
         _ => chain_under_file(roots, &dpsr.canonical),
     };
     primary.same_storage(dpsr) || under.iter().any(|node| Some(node.number) == disk || file(node))
-}
-
-/// Whether the primary is the disk the running system's root lies on.
-pub fn is_running_root(roots: &Roots, primary: &Probe) -> bool {
-    chain_of(roots, "/").iter().any(|node| Some(node.number) == primary.number)
 }
 
 /// Refuses a disk on which the copy does not fit, and says what to leave out; `sizes` answers what a copy

@@ -29,10 +29,17 @@ impl fmt::Display for InitPlan {
     }
 }
 
+/// What a disk says of itself, without control characters: a terminal would obey them.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {} ({} bytes)", self.path, self.size, self.size.0)?;
-        [&self.model, &self.serial].into_iter().flatten().try_for_each(|name| write!(f, ", {name}"))
+        let names = [&self.model, &self.serial].into_iter().flatten();
+        names.map(|name| printable(name)).try_for_each(|name| write!(f, ", {name}"))
     }
 }
 
@@ -56,7 +63,7 @@ fn row(volume: &Volume) -> [String; 5] {
         (false, true) => "kept, system",
         (false, false) => "kept",
     };
-    [number, volume.content.clone(), name.clone(), size, fate.to_owned()]
+    [number, volume.content.clone(), printable(name), size, fate.to_owned()]
 }
 
 /// Aligned columns, two blanks before and between; an empty cell shows as `-`.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::chain::chain_of;
 use super::probe::Probe;
 use super::roles::{boots, swaps};
+use super::show::printable;
 use super::sysfs::{BlockNode, Roots};
 use super::table::{Partition, Table, TableKind};
 use crate::error::{Error, Kind, Result};
@@ -50,7 +51,7 @@ impl fmt::Display for Volume {
         let name = [&self.name, &self.label].into_iter().find(|name| !name.is_empty());
         match (self.number, name) {
             (0, _) => f.write_str(&self.id),
-            (number, Some(name)) => write!(f, "{number} ({name})"),
+            (number, Some(name)) => write!(f, "{number} ({})", printable(name)),
             (number, None) => write!(f, "{number}"),
         }
     }

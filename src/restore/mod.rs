@@ -19,19 +19,20 @@ use crate::export::{Exported, find};
 use crate::format::index::{Map, Volume};
 use crate::open::OpenStore;
 use crate::pair::chain::chain_of;
-use crate::pair::holder::open_target;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::find_store;
-use crate::pair::lock::{Lock, Mode, lock};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::sysfs::Roots;
 use crate::pair::table::{Table, TableKind};
+use crate::pair::target::{Taker, claim};
 use crate::progress::Progress;
 use crate::store::map::left_out;
 use crate::units::{Bytes, Generation};
 use crate::view::View;
 use crate::view::read::Reading;
 use target::DiskSink;
+
+const RESTORING: &str = "restoring onto";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -83,7 +84,7 @@ impl fmt::Display for RestorePlan {
                 "The target is larger: 'sgdisk -e' moves a GPT's backup header to its end afterwards."
             )?;
         }
-        write!(f, "To go on, confirm with its {}: --confirm {}", self.confirm_kind, self.confirm)
+        write!(f, "To go on, confirm with its {}: --confirm '{}'", self.confirm_kind, self.confirm)
     }
 }
 
@@ -135,7 +136,7 @@ pub fn plan(store: &OpenStore, options: Options) -> Result<Planned> {
 }
 
 fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
-    Error::new(Kind::Refused, "restoring onto", why).on(probe.name()).left("nothing was written")
+    Error::new(Kind::Refused, RESTORING, why).on(probe.name()).left("nothing was written")
 }
 
 fn left_out_of_copy(volume: &Volume) -> Error {
@@ -218,7 +219,8 @@ impl Planned {
 
     /// Does what the plan says.
     pub fn act(self, store: &OpenStore, progress: &dyn Progress) -> Result<Exported> {
-        let (disk, _lock) = self.open_target()?;
+        let taker = Taker { doing: RESTORING, verb: "restore" };
+        let (disk, _lock) = claim(&self.roots, &self.probe, taker, check_no_store)?;
         let disk: Arc<dyn WriteDisk> = Arc::new(disk);
         let view = View::of(&store.contents, self.options.generation)?;
         let key = DigestKey::new(store.contents.index.secret);
@@ -238,22 +240,5 @@ impl Planned {
         disk.flush()
             .map_err(|error| Error::device("flushing", disk.name(), &error).left(unfinished).next(again))?;
         Ok(Exported { size: self.plan.size, damaged })
-    }
-
-    /// Opens the target for writing and proves on the descriptor that it is what the plan was made for.
-    fn open_target(&self) -> Result<(FileDisk, Option<Lock>)> {
-        let disk = open_target(&self.roots, &self.options.to)?;
-        let descriptor = disk.descriptor().expect("a file has a descriptor");
-        let now = Probe::of_descriptor(&self.roots, &self.options.to, descriptor)?;
-        if !now.is_still(&self.probe) {
-            let why = "it is not the disk any more that the plan was made for";
-            return Err(refuse(&now, why).next("run restore again and read its plan"));
-        }
-        if let Some(usage) = in_use(&self.roots, &now).first() {
-            return Err(refuse(&now, usage.to_string()).next("stop that use first"));
-        }
-        let lock = lock(&self.roots, &disk, Mode::Exclusive)?;
-        check_no_store(&now, &disk)?;
-        Ok((disk, lock))
     }
 }

@@ -5,6 +5,11 @@
 //! `DIR` stands for a directory of the test), `pairs/*.toml` (the records of pairs), and `expected.txt`,
 //! which `UPDATE_GOLDEN=1` writes. Those with disks are here; their texts are snapshots.
 
+mod exports;
+mod pairing;
+mod signals;
+mod worst_day;
+
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

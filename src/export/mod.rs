@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A generation as a raw image: a sparse file, or a stream.
 
-use std::fs::OpenOptions;
+mod file;
+
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -17,9 +18,13 @@ use crate::format::index::Volume;
 use crate::open::OpenStore;
 use crate::progress::Progress;
 use crate::restore::target::DiskSink;
+use crate::sys::signal;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 use crate::view::View;
 use crate::view::read::{Reading, Sink};
+pub use file::NewFile;
+
+const NOT_MADE: &str = "the file was not made";
 
 /// What an export gave.
 #[derive(Clone, Debug)]
@@ -35,7 +40,10 @@ impl Exported {
     pub fn intact(&self, generation: Generation, disk: &str) -> Result<()> {
         let Some(first) = self.damaged.first() else { return Ok(()) };
         let count = self.damaged.len();
-        let why = format!("{count} of its 64 KiB chunks are damaged, the first at byte {}", first.start().0);
+        let why = format!(
+            "{count} of its 64 KiB chunks are damaged, first at byte {} of the disk",
+            first.start().0
+        );
         Err(Error::new(Kind::Damaged, format!("reading generation {generation} from"), why)
             .on(disk)
             .left("everything was written, the damaged chunks as they are")
@@ -90,16 +98,13 @@ pub fn to_file(
 ) -> Result<Exported> {
     let view = View::of(&store.contents, generation)?;
     let range = range_of(&view, volume)?;
-    let name = path.display().to_string();
-    let failed = |doing: &str, error: &io::Error| Error::device(doing, &name, error);
-    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-        let told = Error::new(Kind::Refused, "making the file", error.to_string()).on(&name);
-        told.next("name a file that does not exist yet")
-    })?;
+    let new = NewFile::make(path)?;
+    let (file, name) = (new.file(), path.display().to_string());
+    let failed = |doing: &str, error: &io::Error| Error::device(doing, &name, error).left(NOT_MADE);
     let size = range.end - range.start;
     // Whole sectors while it is written, its exact length at the end.
     file.set_len(size.round_up(CHUNK).0).map_err(|error| failed("sizing", &error))?;
-    let disk = FileDisk::open(path, Access::Write)?;
+    let disk = FileDisk::open(new.place(), Access::Write)?;
     let made = file.metadata().map_err(|error| failed("looking at", &error))?;
     if (disk.identity().device, disk.identity().inode) != (made.dev(), made.ino()) {
         let why = "another file has taken its name since it was made";
@@ -110,9 +115,10 @@ pub fn to_file(
     let id = disks.add_read(store.dpsr.clone());
     let target = disks.add_write(disk.clone());
     let sink = DiskSink::new(disk.as_ref(), target, range.start).fresh();
-    let damaged = read(store, &view, &range, disks, id, sink, progress)?;
+    let damaged = read(store, &view, &range, disks, id, sink, progress).map_err(|e| e.left(NOT_MADE))?;
     disk.flush().map_err(|error| failed("flushing", &error))?;
-    file.set_len(size.0).and_then(|()| file.sync_all()).map_err(|error| failed("sizing", &error))?;
+    file.set_len(size.0).map_err(|error| failed("sizing", &error))?;
+    new.finish()?;
     Ok(Exported { size, damaged })
 }
 
@@ -153,9 +159,39 @@ struct Stream<'a>(&'a mut dyn Write);
 
 impl Stream<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.write_all(bytes).map_err(|error| {
-            Error::new(Kind::Device, "writing the export to", error.to_string()).on("its output")
-        })
+        self.0.write_all(bytes).map_err(|error| unwritten(&error))
+    }
+}
+
+/// An error about a stream that could not be written.
+pub fn unwritten(error: &io::Error) -> Error {
+    if signal::interrupted() {
+        return Error::new(Kind::Interrupted, "writing the export to", "a signal asked to stop")
+            .on("its output")
+            .left("the export is not complete");
+    }
+    Error::new(Kind::Device, "writing the export to", error.to_string()).on("its output")
+}
+
+/// A stream whose writing ends when a signal asks to stop: a pipe that nobody reads would keep it for ever,
+/// and `write_all` takes up again what a signal has ended.
+pub struct Interruptible<W>(pub W);
+
+impl<W: Write> Write for Interruptible<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            if signal::interrupted() {
+                return Err(io::Error::other("a signal asked to stop"));
+            }
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `init` does with the records of pairs, and what a sync does with what a person wrote into one.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{DISKS, Desk, MIB, command, dialogue, told, words};
+
+fn edit(desk: &Desk, change: impl FnOnce(String) -> String) {
+    let path = desk.path("pairs/system.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(changed, text, "the edit found nothing to change");
+    fs::write(path, changed).unwrap();
+}
+
+/// Only the disk a record speaks of may take its place.
+#[test]
+fn wipe_replaces_no_record_of_another_disk() {
+    let desk = Desk::synced();
+    desk.blank("other", 48 * MIB);
+    let confirm = 48 * MIB;
+    let init = format!("init --no-boot --primary DIR/primary --dpsr DIR/other --wipe --confirm {confirm}");
+    insta::assert_snapshot!(dialogue(&desk, &[init]));
+    let text = desk.run(&format!("init {DISKS} --wipe --confirm {confirm}"));
+    assert!(text.starts_with("exit code 0"), "{text}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_stops_init() {
+    let desk = Desk::synced();
+    fs::write(desk.path("pairs/broken.toml"), "name = \"broken\"\n").unwrap();
+    desk.blank("other", 48 * MIB);
+    let confirm = 48 * MIB;
+    let other = format!("init --no-boot --primary DIR/primary --dpsr DIR/other --confirm {confirm}");
+    let lines = [
+        format!("{other} --pair second"),
+        format!("{other} --pair broken --wipe"),
+        format!("init {DISKS} --wipe --pair third --confirm {confirm}"),
+    ];
+    insta::assert_snapshot!(dialogue(&desk, &lines));
+}
+
+/// Nothing may go before it is certain that there is a place for the record.
+#[test]
+fn a_directory_that_takes_no_record_stops_init() {
+    let desk = Desk::new();
+    fs::write(desk.path("full"), "no directory").unwrap();
+    desk.open("dpsr").set_len(48 * MIB).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&desk.open("dpsr"), b"precious", 4096).unwrap();
+    let shown = desk.path("");
+    let before = desk.state();
+    for folder in ["full", "full/below", "/proc/no-such-place"] {
+        let folder = Path::new(&shown).join(folder);
+        let line = format!("init {DISKS} --wipe --confirm {} --config-dir {}", 48 * MIB, folder.display());
+        let text = told(desk.0.path(), &words(&line.replace("DIR", desk.0.path().to_str().unwrap())));
+        assert!(!text.starts_with("exit code 0"), "{text}");
+        assert!(desk.state() == before, "something was written: {text}");
+    }
+}
+
+#[test]
+fn an_id_that_the_primary_does_not_have_is_told() {
+    let desk = Desk::paired();
+    edit(&desk, |text| {
+        text.replace("leave_out = [", "leave_out = [\"no-such-volume\", ")
+            .replace("group = [", "group = [\"nor-this\", ")
+    });
+    insta::assert_snapshot!(desk.run("sync --offline"));
+}
+
+/// One document, whatever happened.
+#[test]
+fn json_tells_what_was_done() {
+    let desk = Desk::new();
+    desk.blank("target", 8 * MIB);
+    let json = |line: &str| -> Value {
+        let shown = desk.0.path().to_str().unwrap();
+        let mut command = command(env!("CARGO_BIN_EXE_dpsr"));
+        let line = format!("{line} --json --config-dir {shown}/pairs").replace("DIR", shown);
+        let output = command.args(words(&line)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let plan = json(&format!("init {DISKS} --dry-run"));
+    assert_eq!((&plan["done"], &plan["plan"]["pair"]), (&Value::from(false), &Value::from("system")));
+    assert_eq!(json(&format!("init {DISKS} --confirm {}", 48 * MIB))["done"], true);
+    json("sync --offline");
+    let plan = json("restore 1 --to DIR/target --dry-run");
+    assert_eq!((&plan["done"], &plan["damaged_chunks"]), (&Value::from(false), &Value::from(0)));
+    let done = json(&format!("restore 1 --to DIR/target --confirm {}", 8 * MIB));
+    assert_eq!((&done["done"], &done["damaged_chunks"]), (&Value::from(true), &Value::from(0)));
+    assert_eq!(done["plan"]["generation"], 1);
+    assert!(fs::read(desk.path("target")).unwrap() == fs::read(desk.path("primary")).unwrap());
+}
+
+/// A label is whatever somebody wrote into a partition table; a terminal must not obey it.
+#[test]
+fn labels_carry_no_control_characters() {
+    let desk = Desk::new();
+    let mut tool = command("sfdisk");
+    let file = desk.path("primary");
+    tool.args(["--quiet", "--part-label"]).arg(&file).args(["2", "h\u{e4}user \u{1b}[31m\u{9b}2J"]);
+    assert!(tool.status().unwrap().success());
+    let plan = desk.run(&format!("init {DISKS}"));
+    assert!(plan.contains("h\u{e4}user \\u{1b}[31m\\u{9b}2J"), "{plan}");
+    desk.run(&format!("init {DISKS} --confirm {}", 48 * MIB));
+    desk.run("sync --offline");
+    let status = desk.run("status");
+    assert!(status.contains("h\u{e4}user \\u{1b}[31m\\u{9b}2J"), "{status}");
+}
+
+#[test]
+fn a_primary_that_was_repartitioned_is_told() {
+    let desk = Desk::synced();
+    let mut tool = command("sfdisk");
+    tool.args(["--quiet", "--delete"]).arg(desk.path("primary")).arg("3");
+    assert!(tool.status().unwrap().success());
+    let text = desk.run("sync --offline");
+    assert!(text.contains("The primary was repartitioned: "), "{text}");
+    let text = desk.run("sync --offline");
+    assert!(!text.contains("repartitioned"), "{text}");
+}
+
+/// A plain Linux root looks like any data: only a person can say that it moves together with /boot.
+#[test]
+fn a_primary_without_a_known_system_is_told() {
+    let desk = Desk::new();
+    let line = format!("init {DISKS} --dry-run");
+    assert!(!desk.run(&line).contains("no partition is known"));
+    let mut tool = command("sfdisk");
+    let plain = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+    tool.args(["--quiet", "--part-type"]).arg(desk.path("primary")).args(["1", plain]);
+    assert!(tool.status().unwrap().success());
+    let text = desk.run(&line);
+    assert!(text.contains("Warning: no partition is known to belong to the system"), "{text}");
+    assert!(text.contains("group = [...]"), "{text}");
+}
