@@ -24,7 +24,7 @@ pub fn needed(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> Vec<Range
     let mut next = 0u64;
     for out in left_out(volumes, disk) {
         // Only whole extents inside the left-out range are holes; at the end of the disk a partial one is.
-        let first = out.start.div_ceil(geometry.extent.0);
+        let first = out.start.div_ceil(geometry.extent.0).max(next);
         let last = if out.end == disk { geometry.extents_for(disk) } else { out.end.0 / geometry.extent.0 };
         if first < last {
             needed.push(next..first);
