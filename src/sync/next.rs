@@ -55,6 +55,7 @@ struct Plan {
 struct Saved {
     undo: Option<Undo>,
     root: DigestRoot,
+    read: Bytes,
     image_bytes: Bytes,
     rotten: u64,
 }
@@ -197,7 +198,8 @@ impl Session<'_> {
     ) -> Result<Saved> {
         let root = self.base_root(from, plan)?;
         if set.count() == 0 {
-            return Ok(Saved { undo: None, root, image_bytes: Bytes::ZERO, rotten: 0 });
+            let (read, image_bytes) = (Bytes::ZERO, Bytes::ZERO);
+            return Ok(Saved { undo: None, root, read, image_bytes, rotten: 0 });
         }
         let contents = &self.store.contents;
         let geometry = contents.superblock.geometry;
@@ -223,6 +225,7 @@ impl Session<'_> {
             fresh: plan.fresh_chunks.clone(),
             narrow: if self.request.mode == Mode::Full { Narrow::Nothing } else { Narrow::Pages },
             root,
+            read: Bytes::ZERO,
             image_bytes: Bytes::ZERO,
             rotten: 0,
             progress: self.progress,
@@ -230,9 +233,9 @@ impl Session<'_> {
         self.store.prove()?;
         engine.run(&mut work)?;
         work.undo.finish(disk)?;
-        let (root, image_bytes, rotten) = (work.root, work.image_bytes, work.rotten);
+        let (root, read, image_bytes, rotten) = (work.root, work.read, work.image_bytes, work.rotten);
         self.store.flush()?;
-        Ok(Saved { undo: Some(undo), root, image_bytes, rotten })
+        Ok(Saved { undo: Some(undo), root, read, image_bytes, rotten })
     }
 
     /// The sum of the digests that the next generation starts from: the last one's, unless the map changed
@@ -329,7 +332,11 @@ impl Session<'_> {
             generation: from.next(),
             mode: self.request.mode.word(),
             dry_run: self.request.dry_run,
-            bytes_read: found.read,
+            // Where nothing was looked for, saving is what reads.
+            bytes_read: match saved {
+                Some(saved) if self.request.mode == Mode::Full => saved.read,
+                _ => found.read,
+            },
             bytes_changed: Bytes(found.set.count() * CHUNK),
             bytes_written_image: saved.map_or(Bytes::ZERO, |saved| saved.image_bytes),
             bytes_written_undo: undo.map_or(Bytes::ZERO, |undo| Layout { entries: undo.entries }.size()),
