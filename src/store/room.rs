@@ -120,7 +120,10 @@ fn too_small(store: &Store, wanted: u64, need: Need) -> Error {
     let room = room(&store.contents.index, &geometry);
     let kept = match need.fresh {
         0 => String::new(),
-        fresh => format!(" and {} newly kept", Bytes(fresh * geometry.extent.0)),
+        fresh => {
+            let size = Bytes(fresh * geometry.extent.0);
+            format!(" and {size} newly kept, which count twice: as image and as what must be undone,")
+        }
     };
     let why = format!(
         "{} of changes{kept} need {} of history room, and only {} can be had",

@@ -99,6 +99,7 @@ fn what_does_not_fit_together_drops_nothing() {
         let error = world.sync(mode).unwrap_err();
         assert_eq!((planned.kind(), error.kind()), (Kind::NoRoom, Kind::NoRoom));
         assert_eq!(planned.cause(), error.cause());
+        assert!(error.cause().contains("newly kept, which count twice"), "{error}");
         assert!(all_bytes(&world) == before, "nothing may be written");
         assert_eq!(world.generations(), [1, 2, 3, 4, 5, 6]);
         world.check();
