@@ -83,6 +83,14 @@ impl Error {
         self
     }
 
+    /// Says what is left, whatever was said before: what was true where the error arose need not be true of
+    /// the whole run.
+    #[must_use]
+    pub fn replace_left(mut self, left: impl Into<String>) -> Self {
+        self.0.left = Some(left.into());
+        self
+    }
+
     /// Says what to do now.
     #[must_use]
     pub fn next(mut self, next: impl Into<String>) -> Self {
@@ -122,6 +130,13 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_the_whole_run_replaces_what_was_said_of_a_part() {
+        let error = Error::new(Kind::Device, "flushing", "it is gone").left("nothing was written");
+        let error = error.left("ignored").replace_left("the copy is generation 1, intact");
+        assert_eq!(error.to_string(), "flushing: it is gone; the copy is generation 1, intact");
+    }
 
     #[test]
     fn one_sentence_in_order() {

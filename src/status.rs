@@ -145,7 +145,7 @@ pub fn status(store: &OpenStore, now: u64) -> Status {
         stale_superblocks: contents.stale_superblocks,
         bad_index_blocks: contents.bad_index_blocks,
         volumes: volumes(contents, record),
-        history: history(contents),
+        history: history(contents, store.config.history),
         scrub: (scrub.time > 0).then_some(ScrubStatus { time: scrub.time, damaged: scrub.damaged }),
     }
 }
@@ -168,9 +168,19 @@ fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> St
         State::Updating { .. } => " An unfinished sync would be rolled back first.",
         _ => "",
     };
+    let left_out = contents.map_of(record).volumes.iter().filter(|volume| volume.left_out).count();
+    let lost = match left_out {
+        0 => String::new(),
+        1 => ", and so would 1 volume that is left out".into(),
+        n => format!(", and so would {n} volumes that are left out"),
+    };
+    let rotten = match contents.index.scrub.damaged {
+        0 => String::new(),
+        n => format!(" The last scrub left {n} damaged blocks: 'dpsr scrub' tells what they belong to."),
+    };
     format!(
-        "If the primary died now, generation {} from {} ago{behind} would come back; whatever was written since \
-         would be lost.{roll}",
+        "If the primary died now, generation {} from {} ago{behind} can be restored; whatever was written since \
+         would be lost{lost}.{rotten}{roll}",
         record.generation,
         span(age)
     )
@@ -210,7 +220,8 @@ fn volumes(contents: &Contents, record: Option<&Record>) -> Vec<VolumeStatus> {
     map.volumes.iter().enumerate().map(status).collect()
 }
 
-fn history(contents: &Contents) -> RoomStatus {
+/// Room for history, of which `limit` is what the pair may take.
+fn history(contents: &Contents, limit: Option<Bytes>) -> RoomStatus {
     let geometry = contents.superblock.geometry;
     let room = room(&contents.index, &geometry);
     let sizes = contents.index.generations.iter().rev().filter_map(|record| record.undo.as_ref());
@@ -219,7 +230,8 @@ fn history(contents: &Contents) -> RoomStatus {
         .map(|undo| geometry.extents_for(Layout { entries: undo.entries }.size()) * geometry.extent.0)
         .collect();
     let average = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64).filter(|average| *average > 0);
-    let generations = average.map(|average| (room.free + room.droppable).0 / average);
+    let most = (room.free + room.droppable).min(limit.unwrap_or(Bytes(u64::MAX)));
+    let generations = average.map(|average| most.0 / average);
     RoomStatus { free: room.free, droppable: room.droppable, generations }
 }
 

@@ -120,7 +120,8 @@ impl Chunk {
 
     /// Where the chunk starts.
     pub fn start(self) -> Bytes {
-        Bytes(self.0 * CHUNK)
+        // A chunk number from a disk may be anything; past the end of all disks nothing has a place.
+        Bytes(self.0.saturating_mul(CHUNK))
     }
 
     /// The chunks that cover `range`.

@@ -63,7 +63,9 @@ pub struct Search<'a> {
     pub dpsr: &'a dyn ReadDisk,
     /// The same, in the engine.
     pub image_disk: ReadId,
-    /// Where image and table stand, under the next generation's map.
+    /// Which chunks the next generation's image has, fresh ones included.
+    pub places: Vec<Range<u64>>,
+    /// Where the table stands, and what the image keeps: fresh chunks need no place yet.
     pub space: Space,
     /// Chunks in the image.
     pub chunks: u64,
@@ -86,12 +88,11 @@ pub struct Found {
 impl Search<'_> {
     /// Finds every chunk that changed.
     pub fn run(self, engine: &mut Engine, mode: Mode) -> Result<Found> {
-        let places: Vec<_> = self.space.image.placed(self.chunks).collect();
-        let total = places.iter().map(|place| Bytes((place.end - place.start) * CHUNK)).sum();
+        let total = self.places.iter().map(|place| Bytes((place.end - place.start) * CHUNK)).sum();
         self.progress.begin("looking for changes", total);
         let scan = Scan {
             source: self.source,
-            walk: Walk::new(self.source, self.primary, places),
+            walk: Walk::new(self.source, self.primary, self.places),
             fresh: self.fresh,
             set: ChangeSet::new(self.chunks),
             read: Bytes::ZERO,

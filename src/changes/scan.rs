@@ -101,7 +101,7 @@ pub struct CompareScan<'a> {
     pub scan: Scan<'a>,
     /// The disk the image stands on.
     pub image_disk: ReadId,
-    /// Where the image stands.
+    /// Where the image stands; fresh extents have no place yet, and are not read.
     pub image: Placement,
     /// The digests of the last generation.
     pub table: TableReader,
@@ -119,9 +119,10 @@ impl Work for CompareScan<'_> {
         let Some(step) = self.scan.walk.next(most, most)? else { return Ok(None) };
         let start = Chunk(step.chunks.start).start();
         for stretch in self.image.stretches(start..Chunk(step.chunks.end).start()) {
-            let at = stretch.at.expect("the walk visits only chunks that have a place");
             let range = (stretch.range.start - start).usize()..(stretch.range.end - start).usize();
-            batch.read(self.image_disk, at, range);
+            if let Some(at) = stretch.at {
+                batch.read(self.image_disk, at, range);
+            }
         }
         if !step.zeros {
             self.scan.source.read(batch, step.chunks.clone(), half);

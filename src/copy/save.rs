@@ -66,6 +66,8 @@ pub struct SaveUndo<'a> {
     pub narrow: Narrow,
     /// The sum of digests, becoming that of the next generation.
     pub root: DigestRoot,
+    /// Bytes of the image, and of what replaces them, that were read.
+    pub read: Bytes,
     /// Bytes that will be written to the image.
     pub image_bytes: Bytes,
     /// Chunks of the image that did not match their recorded digest: they rotted on the DPSR disk.
@@ -95,6 +97,7 @@ impl SaveUndo<'_> {
             Narrow::Pages => PageMask::differing(old, new),
             Narrow::Nothing => PageMask::ALL,
         };
+        self.read += Bytes(2 * CHUNK);
         let recorded = self.recorded(chunk)?;
         if self.key.digest(old) != recorded {
             self.rotten += 1;

@@ -224,9 +224,14 @@ impl Index {
         if ids.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("two of its maps have one number".into());
         }
+        // A next map, a next generation and the extents of the image must have numbers.
+        let extents = |map: &Map| geometry.extents_for(map.disk);
+        if self.maps.iter().any(|map| map.id == u32::MAX || extents(map) > u64::from(u32::MAX)) {
+            return Err("one of its maps is out of range".into());
+        }
         let mut last = 0;
         for record in &self.generations {
-            if record.generation.0 <= last {
+            if record.generation.0 <= last || record.generation.0 == u64::MAX {
                 return Err("its generations are not in order".into());
             }
             last = record.generation.0;
@@ -366,6 +371,10 @@ fn check_runs(runs: &[Run], geometry: &Geometry) -> Result<(), String> {
             return Err("it points outside the store".into());
         }
         next = u64::from(run.at) + u64::from(run.count);
+        // Whoever adds the two may do so in 32 bits.
+        if next > u64::from(u32::MAX) {
+            return Err("it points outside its object".into());
+        }
     }
     Ok(())
 }

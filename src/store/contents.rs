@@ -130,7 +130,7 @@ pub fn damaged(disk: &dyn ReadDisk, why: &str) -> Error {
     Error::new(Kind::Damaged, "reading the store on", why)
         .on(disk.name())
         .left("nothing was written")
-        .next("do not initialise this disk: 'dpsr scrub' tells what can still be read")
+        .next("keep the disk as it is; docs/FORMAT.md and tests/reader.py read what is left")
 }
 
 impl Contents {

@@ -80,7 +80,6 @@ pub fn create(disk: Arc<dyn WriteDisk>, partition: Range<Bytes>, template: Templ
     let too_small = || {
         Error::new(Kind::NoRoom, "making a store on", format!("{size} is too small for this primary"))
             .on(disk.name())
-            .left("nothing was written")
     };
     let geometry = Geometry::choose(size).ok_or_else(too_small)?;
     let mut index = empty_index(&template);

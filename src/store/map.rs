@@ -24,7 +24,7 @@ pub fn needed(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> Vec<Range
     let mut next = 0u64;
     for out in left_out(volumes, disk) {
         // Only whole extents inside the left-out range are holes; at the end of the disk a partial one is.
-        let first = out.start.div_ceil(geometry.extent.0);
+        let first = out.start.div_ceil(geometry.extent.0).max(next);
         let last = if out.end == disk { geometry.extents_for(disk) } else { out.end.0 / geometry.extent.0 };
         if first < last {
             needed.push(next..first);
@@ -45,10 +45,38 @@ pub fn needed_count(volumes: &[Volume], disk: Bytes, geometry: &Geometry) -> u64
     needed(volumes, disk, geometry).iter().map(|range| u64::from(range.end - range.start)).sum()
 }
 
-/// How many extents an image with these volumes takes that `old` does not have.
-pub fn fresh_count(old: &Map, volumes: &[Volume], geometry: &Geometry) -> u64 {
-    let needed = needed(volumes, old.disk, geometry).into_iter().flatten();
-    needed.filter(|&at| placed_at(&old.runs, at).0.is_none()).count() as u64
+/// What an image takes before any extent is taken for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The extents it keeps from the map before, in order.
+    pub kept: Vec<Run>,
+    /// The extents of the image that need a place yet, in order.
+    pub fresh: Vec<Range<u32>>,
+}
+
+impl Outline {
+    /// How many extents need a place.
+    pub fn fresh_count(&self) -> u64 {
+        self.fresh.iter().map(|range| u64::from(range.end - range.start)).sum()
+    }
+}
+
+/// What an image with these volumes takes, and what of it `old` already has.
+pub fn outline(old: &Map, volumes: &[Volume], geometry: &Geometry) -> Outline {
+    let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+    for range in needed(volumes, old.disk, geometry) {
+        let mut at = range.start;
+        while at < range.end {
+            let (placed, end) = placed_at(&old.runs, at);
+            let end = end.min(range.end);
+            match placed {
+                Some(extent) => kept.push(Run { at, extent, count: end - at }),
+                None => fresh.push(at..end),
+            }
+            at = end;
+        }
+    }
+    Outline { kept, fresh }
 }
 
 /// A map for `volumes` that keeps every extent `old` already has, and the runs that are new in it; `None`
@@ -59,23 +87,14 @@ pub fn follow(
     geometry: &Geometry,
     free: &mut Free,
 ) -> Option<(Map, Vec<Run>)> {
-    let (mut runs, mut fresh) = (Vec::new(), Vec::new());
-    for range in needed(&volumes, old.disk, geometry) {
-        let mut at = range.start;
-        while at < range.end {
-            let (placed, end) = placed_at(&old.runs, at);
-            let end = end.min(range.end);
-            match placed {
-                Some(extent) => runs.push(Run { at, extent, count: end - at }),
-                None => {
-                    let taken = free.take(at, end - at)?;
-                    fresh.extend_from_slice(&taken);
-                    runs.extend(taken);
-                }
-            }
-            at = end;
-        }
+    let outline = outline(old, &volumes, geometry);
+    let mut fresh = Vec::new();
+    for range in &outline.fresh {
+        fresh.extend(free.take(range.start, range.end - range.start)?);
     }
+    let mut runs = outline.kept;
+    runs.extend_from_slice(&fresh);
+    runs.sort_by_key(|run| run.at);
     Some((Map { id: old.id + 1, volumes, runs: joined(runs), ..old.clone() }, fresh))
 }
 

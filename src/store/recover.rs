@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::disk::WriteDisk;
 use crate::engine::{Batch, Disks, Engine, Shape, Work, WriteId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::superblock::State;
 use crate::format::undo::{Layout, Record};
 use crate::store::contents;
@@ -15,8 +15,21 @@ use crate::store::undo::UndoReader;
 use crate::store::write::Store;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
+/// What to do where the undo store of an interrupted sync is damaged.
+const DAMAGED: &str = "it cannot be rolled back: 'dpsr export N' still reads what is sound; 'dpsr sync --full \
+     --no-undo' starts afresh";
+
 /// Rolls the store back if it was being updated. Returns the generation it is now, if it had to.
 pub fn recover(store: &mut Store) -> Result<Option<Generation>> {
+    roll_back(store).map_err(|error| if error.kind() == Kind::Damaged { hopeless(error) } else { error })
+}
+
+/// Says of damage that the next sync will meet it again.
+fn hopeless(error: Error) -> Error {
+    error.left("the interrupted sync was not rolled back, so that nothing is made worse").next(DAMAGED)
+}
+
+fn roll_back(store: &mut Store) -> Result<Option<Generation>> {
     let State::Updating { from, to, nonce, before } = store.contents.superblock.state else {
         return Ok(None);
     };
@@ -117,9 +130,6 @@ impl Work for PutBack<'_> {
 
 impl PutBack<'_> {
     fn damage(&self, why: &str) -> Error {
-        self.reader
-            .damaged(self.disk, why)
-            .left("the interrupted sync was not rolled back, so that nothing is made worse")
-            .next("copy afresh with 'dpsr sync --full --no-undo', or read older generations by hand")
+        self.reader.damaged(self.disk, why)
     }
 }

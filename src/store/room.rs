@@ -67,9 +67,16 @@ impl Need {
     }
 }
 
-/// Makes room for `need`, and keeps history within `limit`, by dropping the oldest generations, each batch of them in a flip of its own that
-/// is finished before its extents are reused. Returns the generations that went.
-pub fn make(store: &mut Store, need: Need, limit: Option<Bytes>) -> Result<Vec<Generation>> {
+/// How room can be made: nothing is written before it is certain that it will do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The generations that go, oldest first.
+    pub dropped: Vec<Generation>,
+    index: Index,
+}
+
+/// Finds room for `need`, and keeps history within `limit`, by leaving out the oldest generations.
+pub fn plan(store: &Store, need: Need, limit: Option<Bytes>) -> Result<Plan> {
     let geometry = store.contents.superblock.geometry;
     let wanted = need.extents(&geometry);
     let capacity = store.index_capacity().0.saturating_sub(INDEX_MARGIN + 12 * wanted);
@@ -89,19 +96,37 @@ pub fn make(store: &mut Store, need: Need, limit: Option<Bytes>) -> Result<Vec<G
             None => return Err(too_small(store, wanted, need)),
         }
     }
-    if !dropped.is_empty() {
-        let state = store.contents.superblock.state;
-        debug_assert!(matches!(state, State::Clean(_)), "generations are dropped from a clean store only");
-        store.change(state, index)?;
+    Ok(Plan { dropped, index })
+}
+
+impl Plan {
+    /// Drops the generations, in a flip of its own that is finished before their extents are reused.
+    /// Returns the generations that went.
+    pub fn make(self, store: &mut Store) -> Result<Vec<Generation>> {
+        if !self.dropped.is_empty() {
+            let state = store.contents.superblock.state;
+            debug_assert!(
+                matches!(state, State::Clean(_)),
+                "generations are dropped from a clean store only"
+            );
+            store.change(state, self.index)?;
+        }
+        Ok(self.dropped)
     }
-    Ok(dropped)
 }
 
 fn too_small(store: &Store, wanted: u64, need: Need) -> Error {
     let geometry = store.contents.superblock.geometry;
     let room = room(&store.contents.index, &geometry);
+    let kept = match need.fresh {
+        0 => String::new(),
+        fresh => {
+            let size = Bytes(fresh * geometry.extent.0);
+            format!(" and {size} newly kept, which count twice: as image and as what must be undone,")
+        }
+    };
     let why = format!(
-        "{} of changes need {} of history room, and only {} can be had",
+        "{} of changes{kept} need {} of history room, and only {} can be had",
         Bytes(need.entries * CHUNK),
         Bytes(wanted * geometry.extent.0),
         room.free + room.droppable

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The first copy, and a copy that gives up history: no undo, but resumable.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::{Report, Session};
@@ -14,7 +15,7 @@ use crate::format::superblock::State;
 use crate::store::free::Free;
 use crate::store::table::{self, TableReader};
 use crate::store::{create, map};
-use crate::units::{Bytes, CHUNK, Generation};
+use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 impl Session<'_> {
     /// Gives up every generation, because it was asked to, and copies afresh.
@@ -148,9 +149,17 @@ impl Session<'_> {
 
     fn planned(&self, generation: Generation) -> Report {
         let contents = &self.store.contents;
-        let image = contents.image(contents.newest_map());
-        let changed =
-            Bytes(image.placed(contents.newest_map().chunks()).map(|r| (r.end - r.start) * CHUNK).sum());
+        let map = contents.newest_map();
+        let image = contents.image(map);
+        let within = |wanted: Range<u64>| {
+            let clip = |place: Range<u64>| {
+                place.end.min(wanted.end).saturating_sub(place.start.max(wanted.start)) * CHUNK
+            };
+            Bytes(image.placed(map.chunks()).map(clip).sum())
+        };
+        let changed = within(0..map.chunks());
+        let changed_in =
+            |volume: &Volume| within(Chunk::covering(&(volume.start..volume.start + volume.size)));
         Report {
             generation,
             mode: Mode::Full.word(),
@@ -163,7 +172,7 @@ impl Session<'_> {
             rolled_back: None,
             dropped: vec![],
             rotten_chunks: 0,
-            volumes: self.volume_reports(&self.disks.volumes, |_| Bytes::ZERO, None),
+            volumes: self.volume_reports(&self.disks.volumes, changed_in, None),
         }
     }
 }

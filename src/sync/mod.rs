@@ -105,7 +105,7 @@ impl Session<'_> {
     /// The first error is the one told.
     fn undo(&self, error: Error) -> Error {
         if self.request.dry_run {
-            return error.left("nothing was written");
+            return error.replace_left("nothing was written");
         }
         let outcome = self.store.reopen().and_then(|mut store| {
             recover::recover(&mut store)?;
@@ -113,11 +113,18 @@ impl Session<'_> {
         });
         match outcome {
             Ok(State::Clean(generation)) => {
-                error.left(format!("the copy is generation {generation}, intact"))
+                error.replace_left(format!("the copy is generation {generation}, intact"))
             }
-            Ok(_) => error.left("the copy is not complete yet; the next sync goes on where this one stopped"),
-            Err(second) => error.left(format!(
-                "the copy could not be rolled back now ({second}); the next sync does so before anything else"
+            Ok(_) => error
+                .replace_left("the copy is not complete yet; the next sync goes on where this one stopped"),
+            Err(second) if second.kind() == Kind::Damaged => error.replace_left(format!(
+                "the copy is damaged and it cannot be rolled back ({}): 'dpsr export N' still reads what is \
+                 sound; 'dpsr sync --full --no-undo' starts afresh",
+                second.cause()
+            )),
+            Err(second) => error.replace_left(format!(
+                "the copy could not be rolled back now ({}); the next sync does so before anything else",
+                second.cause()
             )),
         }
     }

@@ -21,13 +21,27 @@ use crate::format::index::{Index, Made, Map, Record, Run, Undo, Volume};
 use crate::format::superblock::State;
 use crate::format::undo::Layout;
 use crate::store::free::Free;
-use crate::store::map;
+use crate::store::map::{self, Outline};
 use crate::store::placement::Placement;
 use crate::store::room::{self, Need};
 use crate::store::space::Space;
 use crate::store::table::{self, TableReader};
 use crate::store::undo::{UndoReader, UndoWriter};
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
+
+/// What the next generation's image takes. Its fresh extents have no place before there is room for all.
+struct Draft {
+    /// The next map, so far with the extents it keeps.
+    map: Map,
+    /// Whether the partitions changed.
+    moved: bool,
+    /// How many extents are fresh.
+    fresh: u64,
+    fresh_chunks: Vec<Range<u64>>,
+    /// The chunks that have a place or will get one.
+    places: Vec<Range<u64>>,
+    space: Space,
+}
 
 /// How the next generation's image will lie in the store.
 struct Plan {
@@ -41,6 +55,7 @@ struct Plan {
 struct Saved {
     undo: Option<Undo>,
     root: DigestRoot,
+    read: Bytes,
     image_bytes: Bytes,
     rotten: u64,
 }
@@ -49,20 +64,22 @@ impl Session<'_> {
     /// Makes the generation after `from`.
     pub(super) fn next(&mut self, from: Generation) -> Result<Report> {
         let started = Instant::now();
-        let plan = self.plan(from)?;
+        let draft = self.draft(from)?;
         let mut disks = EngineDisks::default();
         let primary = disks.add_read(self.disks.primary.clone());
         let target = disks.add_write(self.disks.dpsr.clone());
         let mut engine = Engine::new(disks, Shape::default())?;
-        let image = plan.space.image.clone();
-        let source = Source::new(&plan.map, &self.request.moving, primary, target.as_read(), image);
-        let found = self.find(&mut engine, &plan, &source, target)?;
+        let image = draft.space.image.clone();
+        let source = Source::new(&draft.map, &self.request.moving, primary, target.as_read(), image);
+        let found = self.find(&mut engine, &draft, &source, target)?;
+        let room = self.room(&draft, &found.set)?;
         if self.request.dry_run {
-            return Ok(self.report(from, &plan, &found, None, &[], started));
+            return Ok(self.report(from, &draft.map, &found, None, &room.dropped, started));
         }
-        let dropped = self.make_room(&plan, &found.set)?;
+        let dropped = room.make(&mut self.store)?;
+        let plan = self.place(from, draft)?;
         let saved = self.save(&mut engine, from, &plan, &source, &found.set, target)?;
-        let report = self.report(from, &plan, &found, Some(&saved), &dropped, started);
+        let report = self.report(from, &plan.map, &found, Some(&saved), &dropped, started);
         let index = self.next_index(from, &plan, &saved, &report);
         match &saved.undo {
             None => self.store.change(State::Clean(from.next()), index)?,
@@ -76,13 +93,13 @@ impl Session<'_> {
         Ok(Report { seconds: started.elapsed().as_secs_f64(), ..report })
     }
 
-    /// Follows the primary's volumes; new extents of the image are zeroed here, before anything needs them.
-    fn plan(&mut self, from: Generation) -> Result<Plan> {
-        let old = self.store.contents.map_of(self.store.contents.record(from)?).clone();
-        if Volume::same_layout(&old.volumes, &self.disks.volumes) {
-            return Ok(self.planned_as(old, vec![]));
-        }
-        if self.request.moving != Moving::All {
+    /// Follows the primary's volumes, without taking anything for them.
+    fn draft(&self, from: Generation) -> Result<Draft> {
+        let contents = &self.store.contents;
+        let geometry = contents.superblock.geometry;
+        let old = contents.map_of(contents.record(from)?);
+        let moved = !Volume::same_layout(&old.volumes, &self.disks.volumes);
+        if moved && self.request.moving != Moving::All {
             return Err(Error::new(
                 Kind::Refused,
                 "moving single volumes of",
@@ -92,31 +109,45 @@ impl Session<'_> {
             .left(format!("generation {from} is intact"))
             .next("sync once without --volume"));
         }
-        let geometry = self.store.contents.superblock.geometry;
-        let volumes = self.disks.volumes.clone();
-        let mut trial = Free::of(&self.store.contents.index, &geometry);
-        if !self.request.dry_run && map::follow(&old, volumes.clone(), &geometry, &mut trial).is_none() {
-            let fresh = map::fresh_count(&old, &volumes, &geometry);
-            room::make(&mut self.store, Need { entries: 0, fresh }, None)?;
-        }
-        let mut free = Free::of(&self.store.contents.index, &geometry);
-        let (map, fresh) = map::follow(&old, volumes, &geometry, &mut free).ok_or_else(|| {
-            Error::new(Kind::NoRoom, "following the new partitions onto", "there is no room for all of them")
-                .on(self.disks.dpsr.name())
-                .next("leave a partition out, or use a larger DPSR disk")
-        })?;
-        if !self.request.dry_run {
-            self.zero(&fresh)?;
-        }
-        Ok(self.planned_as(map, fresh))
+        let volumes = if moved { &self.disks.volumes } else { &old.volumes };
+        let outline = if moved {
+            map::outline(old, volumes, &geometry)
+        } else {
+            Outline { kept: old.runs.clone(), fresh: vec![] }
+        };
+        let per = geometry.chunks_per_extent();
+        let (id, chunks) = (old.id + u32::from(moved), old.chunks());
+        let in_chunks = |n: u32| (u64::from(n) * per).min(chunks);
+        let fresh = outline.fresh.iter().map(|range| in_chunks(range.start)..in_chunks(range.end));
+        let fresh_chunks: Vec<Range<u64>> = fresh.collect();
+        let space = self.space(&outline.kept);
+        let mut places: Vec<Range<u64>> = space.image.placed(chunks).chain(fresh_chunks.clone()).collect();
+        places.sort_by_key(|place| place.start);
+        let fresh = outline.fresh_count();
+        let map = Map { id, volumes: volumes.clone(), runs: outline.kept, ..old.clone() };
+        Ok(Draft { map, moved, fresh, fresh_chunks, places, space })
     }
 
-    fn planned_as(&self, map: Map, fresh: Vec<Run>) -> Plan {
+    /// Gives every extent of the image its place, now that there is room; fresh ones are zeroed here, before
+    /// anything needs them.
+    fn place(&self, from: Generation, draft: Draft) -> Result<Plan> {
         let contents = &self.store.contents;
-        let place = |runs: &[Run]| Placement::new(runs, contents.superblock.geometry, contents.base);
-        let space = Space { image: place(&map.runs), table: contents.table() };
-        let fresh_chunks = place(&fresh).placed(map.chunks()).collect();
-        Plan { map, fresh, fresh_chunks, space }
+        let geometry = contents.superblock.geometry;
+        let old = contents.map_of(contents.record(from)?).clone();
+        if !draft.moved {
+            return Ok(Plan { space: self.space(&old.runs), map: old, fresh: vec![], fresh_chunks: vec![] });
+        }
+        let mut free = Free::of(&contents.index, &geometry);
+        let (map, fresh) =
+            map::follow(&old, draft.map.volumes, &geometry, &mut free).expect("room was made just now");
+        self.zero(&fresh)?;
+        Ok(Plan { space: self.space(&map.runs), map, fresh, fresh_chunks: draft.fresh_chunks })
+    }
+
+    fn space(&self, image: &[Run]) -> Space {
+        let contents = &self.store.contents;
+        let image = Placement::new(image, contents.superblock.geometry, contents.base);
+        Space { image, table: contents.table() }
     }
 
     fn zero(&self, fresh: &[Run]) -> Result<()> {
@@ -132,25 +163,27 @@ impl Session<'_> {
         self.store.flush()
     }
 
-    fn find(&self, engine: &mut Engine, plan: &Plan, source: &Source, target: WriteId) -> Result<Found> {
+    fn find(&self, engine: &mut Engine, draft: &Draft, source: &Source, target: WriteId) -> Result<Found> {
         let search = Search {
             source,
             primary: self.disks.primary.as_ref(),
             dpsr: self.store.reader(),
             image_disk: target.as_read(),
-            space: plan.space.clone(),
-            chunks: plan.map.chunks(),
-            fresh: plan.fresh_chunks.clone(),
+            places: draft.places.clone(),
+            space: draft.space.clone(),
+            chunks: draft.map.chunks(),
+            fresh: draft.fresh_chunks.clone(),
             key: &self.key,
             progress: self.progress,
         };
         search.run(engine, self.request.mode)
     }
 
-    fn make_room(&mut self, plan: &Plan, set: &ChangeSet) -> Result<Vec<Generation>> {
+    /// Finds room for the undo store and the fresh extents together: what fits alone may not fit with the
+    /// other, and by then generations would have been dropped for nothing.
+    fn room(&self, draft: &Draft, set: &ChangeSet) -> Result<room::Plan> {
         let entries = set.count() + table_chunks(set).len() as u64;
-        let fresh = crate::format::index::extents(&plan.fresh);
-        room::make(&mut self.store, Need { entries, fresh }, self.disks.history)
+        room::plan(&self.store, Need { entries, fresh: draft.fresh }, self.disks.history)
     }
 
     /// Saves every pre-image and makes it durable.
@@ -165,7 +198,8 @@ impl Session<'_> {
     ) -> Result<Saved> {
         let root = self.base_root(from, plan)?;
         if set.count() == 0 {
-            return Ok(Saved { undo: None, root, image_bytes: Bytes::ZERO, rotten: 0 });
+            let (read, image_bytes) = (Bytes::ZERO, Bytes::ZERO);
+            return Ok(Saved { undo: None, root, read, image_bytes, rotten: 0 });
         }
         let contents = &self.store.contents;
         let geometry = contents.superblock.geometry;
@@ -191,6 +225,7 @@ impl Session<'_> {
             fresh: plan.fresh_chunks.clone(),
             narrow: if self.request.mode == Mode::Full { Narrow::Nothing } else { Narrow::Pages },
             root,
+            read: Bytes::ZERO,
             image_bytes: Bytes::ZERO,
             rotten: 0,
             progress: self.progress,
@@ -198,9 +233,9 @@ impl Session<'_> {
         self.store.prove()?;
         engine.run(&mut work)?;
         work.undo.finish(disk)?;
-        let (root, image_bytes, rotten) = (work.root, work.image_bytes, work.rotten);
+        let (root, read, image_bytes, rotten) = (work.root, work.read, work.image_bytes, work.rotten);
         self.store.flush()?;
-        Ok(Saved { undo: Some(undo), root, image_bytes, rotten })
+        Ok(Saved { undo: Some(undo), root, read, image_bytes, rotten })
     }
 
     /// The sum of the digests that the next generation starts from: the last one's, unless the map changed
@@ -282,7 +317,7 @@ impl Session<'_> {
     fn report(
         &self,
         from: Generation,
-        plan: &Plan,
+        map: &Map,
         found: &Found,
         saved: Option<&Saved>,
         dropped: &[Generation],
@@ -297,7 +332,11 @@ impl Session<'_> {
             generation: from.next(),
             mode: self.request.mode.word(),
             dry_run: self.request.dry_run,
-            bytes_read: found.read,
+            // Where nothing was looked for, saving is what reads.
+            bytes_read: match saved {
+                Some(saved) if self.request.mode == Mode::Full => saved.read,
+                _ => found.read,
+            },
             bytes_changed: Bytes(found.set.count() * CHUNK),
             bytes_written_image: saved.map_or(Bytes::ZERO, |saved| saved.image_bytes),
             bytes_written_undo: undo.map_or(Bytes::ZERO, |undo| Layout { entries: undo.entries }.size()),
@@ -305,7 +344,7 @@ impl Session<'_> {
             rolled_back: None,
             dropped: dropped.to_vec(),
             rotten_chunks: saved.map_or(0, |saved| saved.rotten),
-            volumes: self.volume_reports(&plan.map.volumes, changed, Some(from)),
+            volumes: self.volume_reports(&map.volumes, changed, Some(from)),
         }
     }
 

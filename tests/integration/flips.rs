@@ -272,6 +272,10 @@ fn a_roll_back_with_a_flipped_undo_store_writes_nothing() {
         let mut store = Store::open(recorded.clone(), partition, Owner::default()).unwrap();
         let error = recover::recover(&mut store).unwrap_err();
         assert_eq!(error.kind(), Kind::Damaged, "{error}");
+        assert!(
+            error.to_string().contains("it cannot be rolled back: 'dpsr export N' still reads"),
+            "{error}"
+        );
         assert!(recorded.events().is_empty(), "something was written");
         assert_eq!(read(recorded.inner()).unwrap().superblock, good.superblock);
     });

@@ -7,7 +7,7 @@ use dpsr::changes::Mode;
 use dpsr::changes::source::Moving;
 use dpsr::error::Kind;
 use dpsr::progress::Silent;
-use dpsr::sync::sync;
+use dpsr::sync::{Report, Request, sync};
 use dpsr::units::{CHUNK, KIB, MIB};
 
 use crate::world::{World, mixed, stamped, volume};
@@ -53,6 +53,23 @@ fn what_is_written_is_what_differs() {
     assert_eq!(report.bytes_changed.0, 3 * CHUNK);
     assert_eq!(report.bytes_written_image.0, 4 * 4096);
     world.check();
+}
+
+#[test]
+fn a_report_tells_what_was_read_and_what_changed_in_each_volume() {
+    let volumes =
+        vec![volume("table", 0, 0, false), volume("1", MIB, MIB, false), volume("2", 2 * MIB, MIB, true)];
+    let mut world = World::new(stamped(SIZE, 2), volumes, 40 * MIB, |disk| Arc::new(disk));
+    let planned = sync(&world.disks, &Request { dry_run: true, ..world.request(Mode::Digest) }, &Silent);
+    let first = world.sync(Mode::Digest).unwrap();
+    let changed = |report: &Report| report.volumes.iter().map(|v| v.bytes_changed.0).collect::<Vec<_>>();
+    assert_eq!(changed(&first), [0, MIB, 0]);
+    assert_eq!(changed(&planned.unwrap()), [0, MIB, 0]);
+    let full = world.sync(Mode::Full).unwrap();
+    assert_eq!(full.bytes_read.0, 2 * full.bytes_changed.0, "both disks are read");
+    assert!(full.bytes_read.0 > 0);
+    let request = Request { no_undo: true, ..world.request(Mode::Full) };
+    assert_eq!(changed(&sync(&world.disks, &request, &Silent).unwrap()), [0, MIB, 0]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where an expectation fails, in its helpers too.
 
 mod cli;
+mod crafted;
 mod cut_targets;
 mod cuts;
 mod digests;
