@@ -99,10 +99,17 @@ pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<Open
     if let Some(contents) = &contents {
         belongs(&config, &pair.dpsr, contents)?;
     }
-    if labels {
+    let mut volumes = volumes_of(&config, &pair.primary.table);
+    let known = contents.as_ref().map(|contents| {
+        let current = contents.current().and_then(|generation| contents.index.record(generation));
+        &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes
+    });
+    let repartitioned = known.and_then(|known| layout_changes(known, &recorded(&volumes)));
+    // A new layout is recorded with its labels, or nobody could name its volumes by them.
+    if labels || repartitioned.is_some() {
         pair.primary.probe_contents();
+        volumes = volumes_of(&config, &pair.primary.table);
     }
-    let volumes = volumes_of(&config, &pair.primary.table);
     warn_of_unknown(&config, &volumes);
     let disks = Disks {
         block: config.primary.block,
@@ -113,11 +120,6 @@ pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<Open
         owner: owner(),
         history: config.history,
     };
-    let known = contents.as_ref().map(|contents| {
-        let current = contents.current().and_then(|generation| contents.index.record(generation));
-        &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes
-    });
-    let repartitioned = known.and_then(|known| layout_changes(known, &disks.volumes));
     Ok(OpenPair { config, disks, volumes, repartitioned })
 }
 
@@ -144,7 +146,11 @@ fn layout_changes(old: &[index::Volume], new: &[index::Volume]) -> Option<String
         }
     });
     let all: Vec<_> = gone.chain(changed).collect();
-    (!all.is_empty()).then(|| all.join(", "))
+    match &all[..] {
+        [] if index::Volume::same_layout(old, new) => None,
+        [] => Some("its volumes have other numbers".to_owned()),
+        all => Some(all.join(", ")),
+    }
 }
 
 /// The primary of a pair alone, unmounted, with its volumes as they are now.

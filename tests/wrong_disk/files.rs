@@ -228,8 +228,10 @@ fn the_wrong_id_is_confirmed() {
     let to = target.to_str().unwrap();
     let said = world.dpsr(&["restore", "1", "--to", to, "--confirm", "12345"]);
     said.refused(3, &[to, "\"12345\" is not its size in bytes", "nothing was written"]);
-    // Without a terminal to ask on, the plan is all.
-    assert!(world.dpsr(&["restore", "1", "--to", to]).fine().contains("Everything it holds there"));
+    // Without a terminal to ask on, the plan is all, and that is no success.
+    let said = world.dpsr(&["restore", "1", "--to", to]);
+    said.refused(3, &["it was not confirmed", "nothing was written"]);
+    assert!(said.out.contains("Everything it holds there"), "{}", said.out);
     decoy.untouched();
 }
 
