@@ -11,6 +11,7 @@ use dpsr::error::Kind;
 use dpsr::format::index::Volume;
 use dpsr::format::superblock::{Owner, State};
 use dpsr::progress::Silent;
+use dpsr::store::free::Free;
 use dpsr::store::{Store, contents, recover};
 use dpsr::sync::{Request, sync};
 use dpsr::units::{CHUNK, MIB};
@@ -202,6 +203,8 @@ fn scenes() -> Vec<Scene> {
     stage.world.disks.volumes = out(MIB, MIB / 2 + 512);
     scenes.push(stage.scene("repartitioned", 12, |world| drop(world.sync(Mode::Digest).unwrap())));
 
+    scenes.push(repartitioned_with_drops());
+
     let mut stage = Stage::with(2, whole());
     stage.change(35, 9);
     let full = stage.scene("full without undo", 8, afresh);
@@ -213,6 +216,32 @@ fn scenes() -> Vec<Scene> {
     scenes.push(interrupted(3).scene("recovery", 16, |world| drop(recovered(world))));
     scenes.push(healed());
     scenes
+}
+
+/// Much is kept again, for which the oldest generations go.
+fn repartitioned_with_drops() -> Scene {
+    let out = |size| vec![volume("table", 0, 0, false), volume("1", MIB / 2, size, true)];
+    let mut stage = Stage::with(1, out(3 * MIB / 2));
+    let contents = |stage: &Stage| {
+        let disks = &stage.world.disks;
+        contents::read(&disks.dpsr, &disks.partition).unwrap().unwrap()
+    };
+    let free = |stage: &Stage| {
+        let contents = contents(stage);
+        Free::of(&contents.index, &contents.superblock.geometry).count()
+    };
+    let mut round = 60;
+    while free(&stage) >= 6 {
+        stage.world.write(0, &stamped(MIB as usize / 2, round));
+        stage.world.sync(Mode::Digest).unwrap();
+        round += 1;
+    }
+    stage.change(38, 6);
+    stage.world.disks.volumes = out(MIB / 8);
+    let scene = stage.scene("repartitioned with drops", 12, |world| {
+        assert!(!world.sync(Mode::Digest).unwrap().dropped.is_empty());
+    });
+    with_dropped(scene)
 }
 
 /// A first copy that was cut between its last mark and its commit, resumed on a primary that has changed.
