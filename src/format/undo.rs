@@ -13,9 +13,9 @@
 
 use std::ops::Range;
 
+use crate::format::Parsed;
 use crate::format::block::{self, HEADER, Magic};
 use crate::format::packer::{Packer, Unpacker};
-use crate::format::{Parsed, digests};
 use crate::units::{Bytes, CHUNK, Chunk, PAGE, PageMask, SECTOR};
 
 /// Exceptions in one area.
@@ -176,11 +176,6 @@ impl Companion {
         unpacker.rest_is_zero()?;
         Some(Self { area, area_crc, records })
     }
-}
-
-/// Whether `chunk` of the protected address space belongs to the digest table.
-pub fn is_digest_chunk(chunk: Chunk) -> bool {
-    chunk >= digests::BASE
 }
 
 #[cfg(test)]
