@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 use crate::json::Json;
+use crate::packages;
 use crate::process;
 
 /// A cargo command in the workspace root.
@@ -21,11 +22,12 @@ pub fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The release binary of dpsr: `given`, or a fresh build.
-pub fn dpsr(given: Option<PathBuf>) -> Result<PathBuf> {
+/// The release binary of dpsr: `given`, or a fresh build with the packages that takes, installed if `yes`.
+pub fn dpsr(given: Option<PathBuf>, yes: bool) -> Result<PathBuf> {
     if let Some(binary) = given {
         return binary.canonicalize().map_err(|error| format!("--dpsr {}: {error}", binary.display()));
     }
+    packages::ensure(packages::BUILD, yes)?;
     println!("building dpsr (release) …");
     let mut build = command();
     build.args(["build", "--release", "--package", "dpsr", "--bin", "dpsr"]);

@@ -20,8 +20,9 @@ use story::Story;
 pub fn run(mut args: Args) -> Result<()> {
     let folder = args.value::<PathBuf>("--dir")?.unwrap_or_else(env::temp_dir);
     let binary = args.value("--dpsr")?;
+    let yes = args.flag("--yes");
     args.finish()?;
-    let binary = cargo::dpsr(binary)?;
+    let binary = cargo::dpsr(binary, yes)?;
 
     let start = Instant::now();
     let scratch = Scratch::new(&folder, "demo")?;

@@ -42,14 +42,14 @@ pub fn run(mut args: Args) -> Result<()> {
     let folders = places(folders);
     if let Some(tib) = huge {
         packages::ensure(&["time"], yes)?;
-        return huge::run(cargo::dpsr(binary)?, &folders, tib.unwrap_or(10) * TIB);
+        return huge::run(cargo::dpsr(binary, yes)?, &folders, tib.unwrap_or(10) * TIB);
     }
 
     packages::ensure(packages::BENCH, yes)?;
     if !is_root() {
         return Err("loop devices and cold caches need root; nothing was measured".to_owned());
     }
-    let dpsr = if round::wants(&tools, "dpsr") { Some(cargo::dpsr(binary)?) } else { None };
+    let dpsr = if round::wants(&tools, "dpsr") { Some(cargo::dpsr(binary, yes)?) } else { None };
     let mut table = Table::default();
     for folder in folders {
         let rig = Rig::build(&folder, size)?;
