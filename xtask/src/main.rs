@@ -26,7 +26,7 @@ type Result<T> = std::result::Result<T, String>;
 const USAGE: &str = "\
 cargo xtask test  [--yes] [--all]       check, lint and test everything; --yes installs what is missing,
                                         --all runs the slow (ignored) tests too
-cargo xtask demo  [--dir DIR] [--dpsr FILE]
+cargo xtask demo  [--yes] [--dir DIR] [--dpsr FILE]
                                         a full round on two image files, no root needed
 cargo xtask bench [--size GIB] [--rounds N] [--dir DIR]... [--tool NAME]... [--dpsr FILE] [--yes]
                                         speed against the best fio reaches, and against other tools (root)
