@@ -16,6 +16,9 @@ pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev"];
 pub const TEST: &[&str] =
     &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "python3", "shellcheck"];
 
+/// What virtual machines are built and run with; binutils has strip.
+pub const VM: &[&str] = &["mmdebstrap", "qemu-system-x86", "qemu-utils", "tar", "binutils"];
+
 /// What the measurements call; the tools dpsr is compared with are measured where they are present.
 pub const BENCH: &[&str] = &["util-linux", "fio", "time"];
 
