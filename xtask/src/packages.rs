@@ -55,7 +55,9 @@ fn install(missing: &[&str]) -> Result<()> {
         command
     };
     process::watched(apt().args(["update", "--quiet"]))?;
-    process::watched(apt().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(missing))
+    // What is on the machine stays: a newer version of a relative would be removed without a question.
+    let options = ["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"];
+    process::watched(apt().args(options).args(missing))
 }
 
 fn is_debian() -> bool {

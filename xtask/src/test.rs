@@ -52,7 +52,7 @@ pub fn run(mut args: Args) -> Result<()> {
     step("tests", &mut || cargo_test(all, loops.is_ok(), scratch.path()));
     if all {
         for debian in vm::ALL {
-            step(&format!("VM, Debian {}", debian.number()), &mut || vm::check(debian));
+            step(&format!("VM Debian {}", debian.number()), &mut || vm::check(debian));
         }
     }
     step("nothing left", &mut || nothing_left(&before, scratch.path()));

@@ -109,7 +109,8 @@ impl Machine {
         Ok(Running { qemu, guest, qmp })
     }
 
-    /// The command line. The kernel kills QEMU when this process dies, however it dies.
+    /// The command line. The kernel kills QEMU when the thread that started it ends, however it ends, so a
+    /// machine belongs on a thread that lives as long as it.
     fn qemu(&self) -> Result<Command> {
         let (image, folder) = (&self.image, text(&self.folder)?);
         let mut command = Command::new("setpriv");
