@@ -79,8 +79,8 @@ impl Image {
         let store = store();
         let failed = |error| format!("preparing {}: {error}", store.display());
         fs::create_dir_all(&store).map_err(failed)?;
-        // Two tasks at once must not build the same thing; the lock goes with the file.
-        let lock = File::create(store.join("lock")).map_err(failed)?;
+        // Two tasks at once must not build the same thing; the kernel drops the lock when this one ends.
+        let lock = File::create(store.join(format!("debian-{}.lock", debian.number()))).map_err(failed)?;
         lock.lock().map_err(failed)?;
         let name = format!("debian-{}-{:016x}", debian.number(), recipe(debian));
         let image = Self { folder: store.join(name) };
