@@ -35,6 +35,29 @@ pub fn dpsr(given: Option<PathBuf>, yes: bool) -> Result<PathBuf> {
     executable(&process::output(&mut build)?).ok_or_else(|| "cargo built no dpsr binary".to_owned())
 }
 
+/// A test binary, and the dpsr that it runs by the very path it was built at.
+pub struct TestBinaries {
+    pub dpsr: PathBuf,
+    pub test: PathBuf,
+}
+
+/// Builds the integration test `name`.
+pub fn test_binaries(name: &str) -> Result<TestBinaries> {
+    let mut build = command();
+    build.args(["test", "--no-run", "--quiet", "--package", "dpsr", "--test", name]);
+    build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    let of = |target: &str| named(&messages, target).ok_or_else(|| format!("cargo built no {target}"));
+    Ok(TestBinaries { dpsr: of("dpsr")?, test: of(name)? })
+}
+
+/// The executable of one target in cargo's messages; a library of the same name has none.
+fn named(messages: &str, target: &str) -> Option<PathBuf> {
+    let documents = messages.lines().filter_map(|line| Json::parse(line).ok());
+    let mut ours = documents.filter(|document| document.text("name") == Ok(target));
+    ours.find_map(|document| document.text("executable").ok().map(PathBuf::from))
+}
+
 /// The last executable in cargo's machine-readable messages: one JSON document a line.
 fn executable(messages: &str) -> Option<PathBuf> {
     let documents = messages.lines().filter_map(|line| Json::parse(line).ok());
@@ -52,5 +75,15 @@ mod tests {
             {\"reason\":\"build-finished\",\"success\":true}\n";
         assert_eq!(executable(messages), Some(PathBuf::from("/t/release/dpsr")));
         assert_eq!(executable(""), None);
+    }
+
+    #[test]
+    fn a_binary_is_told_from_the_library_of_its_name() {
+        let messages = "{\"target\":{\"name\":\"dpsr\"},\"executable\":null}\n\
+            {\"target\":{\"name\":\"dpsr\"},\"executable\":\"/t/dpsr\"}\n\
+            {\"target\":{\"name\":\"loopdev\"},\"executable\":\"/t/loopdev-1\"}\n";
+        assert_eq!(named(messages, "dpsr"), Some(PathBuf::from("/t/dpsr")));
+        assert_eq!(named(messages, "loopdev"), Some(PathBuf::from("/t/loopdev-1")));
+        assert_eq!(named(messages, "kill"), None);
     }
 }

@@ -15,6 +15,7 @@ mod packages;
 mod process;
 mod scratch;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,7 +32,10 @@ cargo xtask demo  [--yes] [--dir DIR] [--dpsr FILE]
 cargo xtask bench [--size GIB] [--rounds N] [--dir DIR]... [--tool NAME]... [--dpsr FILE] [--yes]
                                         speed against the best fio reaches, and against other tools (root)
 cargo xtask bench --huge [TIB] [--dir DIR]...
-                                        time and memory on a sparse image, 10 TiB unless told";
+                                        time and memory on a sparse image, 10 TiB unless told
+cargo xtask vm    [--debian 12|13] [--keep] [--yes]
+                                        boots a virtual machine and runs what needs device-mapper (root);
+                                        --keep leaves its console and disks";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         "test" => test::run(args),
         "demo" => demo::run(args),
         "bench" => bench::run(args),
+        "vm" => vm::run(args),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

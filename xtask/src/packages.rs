@@ -16,6 +16,9 @@ pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev"];
 pub const TEST: &[&str] =
     &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "python3", "shellcheck"];
 
+/// What virtual machines are built and run with; binutils has strip.
+pub const VM: &[&str] = &["mmdebstrap", "qemu-system-x86", "qemu-utils", "tar", "binutils"];
+
 /// What the measurements call; the tools dpsr is compared with are measured where they are present.
 pub const BENCH: &[&str] = &["util-linux", "fio", "time"];
 
@@ -52,7 +55,9 @@ fn install(missing: &[&str]) -> Result<()> {
         command
     };
     process::watched(apt().args(["update", "--quiet"]))?;
-    process::watched(apt().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(missing))
+    // What is on the machine stays: a newer version of a relative would be removed without a question.
+    let options = ["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"];
+    process::watched(apt().args(options).args(missing))
 }
 
 fn is_debian() -> bool {

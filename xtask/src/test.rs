@@ -16,6 +16,7 @@ use crate::cargo;
 use crate::packages;
 use crate::process::{find, is_root, output, shown, watched};
 use crate::scratch::Scratch;
+use crate::vm;
 
 /// Marks every process that the tests start, so that one left behind is known as theirs.
 const MARK: &str = "DPSR_TEST_RUN";
@@ -33,7 +34,8 @@ struct Step {
 pub fn run(mut args: Args) -> Result<()> {
     let (yes, all) = (args.flag("--yes"), args.flag("--all"));
     args.finish()?;
-    packages::ensure(&[packages::BUILD, packages::TEST].concat(), yes)?;
+    let machines = if all { packages::VM } else { &[] };
+    packages::ensure(&[packages::BUILD, packages::TEST, machines].concat(), yes)?;
 
     let mut steps = Vec::new();
     let mut step = |name: &str, act: &mut dyn FnMut() -> Result<()>| steps.push(timed(name, act));
@@ -48,6 +50,11 @@ pub fn run(mut args: Args) -> Result<()> {
     let scratch = Scratch::new(&env::temp_dir(), "test")?;
     let before = attached_loops();
     step("tests", &mut || cargo_test(all, loops.is_ok(), scratch.path()));
+    if all {
+        for debian in vm::ALL {
+            step(&format!("VM Debian {}", debian.number()), &mut || vm::check(debian));
+        }
+    }
     step("nothing left", &mut || nothing_left(&before, scratch.path()));
     summary(&steps)
 }

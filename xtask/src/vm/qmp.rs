@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! QEMU's control socket: one JSON document a line each way (QEMU's `docs/interop/qmp-spec`).
+
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::guest::{Timed, line};
+use crate::Result;
+use crate::json::Json;
+
+/// How long QEMU or, for an unplugged device, the guest may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The control socket of one running QEMU.
+pub struct Qmp {
+    port: BufReader<Timed>,
+}
+
+impl Qmp {
+    /// Takes QEMU's greeting, and asks for no optional capability.
+    pub fn meet(stream: UnixStream) -> Result<Self> {
+        let mut qmp = Self { port: Timed::new(stream, PATIENCE) };
+        qmp.next("QMP")?;
+        qmp.execute("qmp_capabilities", "{}")?;
+        Ok(qmp)
+    }
+
+    /// Gives an order; `arguments` is a JSON object.
+    pub fn execute(&mut self, order: &str, arguments: &str) -> Result<()> {
+        let text = format!("{{\"execute\":\"{order}\",\"arguments\":{arguments}}}\n");
+        let failed = |error| format!("telling QEMU {order}: {error}");
+        self.port.get_mut().renew(PATIENCE).map_err(failed)?;
+        self.port.get_mut().write_all(text.as_bytes()).map_err(failed)?;
+        self.next("return").map(drop).map_err(|why| format!("QEMU {order} {arguments}: {why}"))
+    }
+
+    /// Unplugs a device and waits until the guest has let it go.
+    pub fn unplug(&mut self, device: &str) -> Result<()> {
+        self.execute("device_del", &format!("{{\"id\":\"{device}\"}}"))?;
+        loop {
+            let event = self.next("event")?;
+            let gone = event.text("event") == Ok("DEVICE_DELETED");
+            if gone && event.text("device") == Ok(device) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next document that has the member `key`; other ones than an error are passed over.
+    fn next(&mut self, key: &str) -> Result<Json> {
+        loop {
+            let text = line(&mut self.port).map_err(|error| format!("waiting for `{key}`: {error}"))?;
+            let document = Json::parse(&text)?;
+            let Json::Object(members) = &document else { return Err(format!("not an object: {text}")) };
+            if members.iter().any(|(name, _)| name == key) {
+                return Ok(document);
+            }
+            if members.iter().any(|(name, _)| name == "error") {
+                return Err(text);
+            }
+        }
+    }
+}
