@@ -16,12 +16,12 @@ use crate::pair::sysfs::Roots;
 use crate::scrub::{Report, Request, check, scrub};
 
 pub(super) fn run(args: &Scrub) -> Result<()> {
+    end_in_order()?;
     let roots = Roots::default();
     let (report, name) = match &args.store.dpsr {
         Some(path) => {
             let dpsr = open_unrecorded(&roots, path, Mode::Shared)?;
             let (partition, name) = (dpsr.store.range.clone(), dpsr.name().to_owned());
-            end_in_order()?;
             let disk: Arc<dyn ReadDisk> = Arc::new(dpsr);
             (check(&disk, &partition, shown(args.json).as_ref())?, name)
         }
@@ -53,7 +53,6 @@ fn recorded(args: &Scrub, roots: &Roots) -> Result<(Report, String)> {
     let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
     let primary = if args.repair { primary(&config) } else { None };
     let request = Request { repair: args.repair, primary, time: now() };
-    end_in_order()?;
     let report = scrub(&disk, &partition, owner(), &request, shown(args.json).as_ref())?;
     Ok((report, disk.name().to_owned()))
 }

@@ -25,6 +25,8 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         let why = "this version reads only a primary that nobody uses";
         return Err(Error::new(Kind::Usage, "starting a sync", why).next("unmount it and add --offline"));
     }
+    // Before the disk is locked: from then on a signal ends a sync in order, whatever it is doing.
+    end_in_order()?;
     let pair = pair_offline(&args.common.config_dir, args.common.pair.as_deref(), !args.volume.is_empty())?;
     let mode = match (args.full, args.compare) {
         (true, _) => Mode::Full,
@@ -38,7 +40,6 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         dry_run: args.dry_run,
         time: now(),
     };
-    end_in_order()?;
     let progress = shown(args.json);
     let report = sync(&pair.disks, &request, progress.as_ref())?;
     drop(progress);
