@@ -108,7 +108,7 @@ fn loop_single_volumes_wait_until_all_have_moved() {
         let name = world.primary.path.display();
         let refused = world.refused(&["sync", "--offline", "--volume", "4"]);
         let text = format!(
-            "dpsr: moving single volumes of {name}: it has been repartitioned since; generation 1 is intact; \
+            "dpsr: moving single volumes of {name}: it has been repartitioned since; the copy is generation 1, intact; \
              sync once without --volume"
         );
         assert_eq!(refused, (3, text));
