@@ -17,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 
 /// udev locks a block device for a moment while it probes it; nobody else's lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the kernel may take to finish the transfers of a killed process.
+const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_secs(20);
 
 /// How a disk is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Loc
         Mode::Shared | Mode::Unlocked => FlockArg::LockSharedNonblock,
         Mode::Exclusive => FlockArg::LockExclusiveNonblock,
     };
-    let until = Instant::now() + PATIENCE;
+    let since = Instant::now();
     loop {
         let holder = match Flock::lock(owned, how) {
             Ok(lock) => return Ok(Some(Lock(lock))),
@@ -51,7 +53,11 @@ pub fn lock(roots: &Roots, disk: &dyn ReadDisk, mode: Mode) -> Result<Option<Loc
             }
             Err((_, error)) => return Err(Error::device("locking", disk.name(), &error.into())),
         };
-        if Instant::now() >= until || !holder.as_ref().is_none_or(|holder| holder.contains("udev")) {
+        // A process without a command is dead; the kernel lets its lock go once its last transfers are done.
+        let dead = holder.as_ref().is_some_and(|holder| !holder.contains('('));
+        let passing = dead || holder.as_ref().is_none_or(|holder| holder.contains("udev"));
+        let patience = if dead { PATIENCE_WITH_THE_DEAD } else { PATIENCE };
+        if !passing || since.elapsed() >= patience {
             return Err(busy(disk, holder));
         }
         sleep(Duration::from_millis(20));
