@@ -2,7 +2,7 @@
 //! Calling cargo: the one that runs this task, in this workspace.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Result;
@@ -33,6 +33,23 @@ pub fn dpsr(given: Option<PathBuf>, yes: bool) -> Result<PathBuf> {
     build.args(["build", "--release", "--package", "dpsr", "--bin", "dpsr"]);
     build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     executable(&process::output(&mut build)?).ok_or_else(|| "cargo built no dpsr binary".to_owned())
+}
+
+/// Builds programs of dpsr, `release` as for use, otherwise as for tests; where each is.
+pub fn binaries(names: &[&str], release: bool) -> Result<Vec<PathBuf>> {
+    let mut build = command();
+    build.args(["build", "--quiet", "--package", "dpsr"]);
+    build.args(names.iter().flat_map(|name| ["--bin", name]));
+    build.args(release.then_some("--release"));
+    build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    let of = |name: &&str| named(&messages, name).ok_or_else(|| format!("cargo built no {name}"));
+    names.iter().map(of).collect()
+}
+
+/// Writes the binary to `to`, without what only a debugger reads: most of its size.
+pub fn strip(binary: &Path, to: &Path) -> Result<()> {
+    process::output(Command::new("strip").arg("-o").arg(to).arg(binary)).map(drop)
 }
 
 /// A test binary, and the dpsr that it runs by the very path it was built at.

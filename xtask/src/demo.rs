@@ -13,6 +13,7 @@ use crate::args::Args;
 use crate::cargo;
 use crate::dpsr::Dpsr;
 use crate::scratch::Scratch;
+use crate::vm;
 
 use primary::Primary;
 use story::Story;
@@ -38,5 +39,12 @@ pub fn run(mut args: Args) -> Result<()> {
     story.export_all()?;
     story.restore_first()?;
     println!("\nAll of it was as told, in {:.1} s.", start.elapsed().as_secs_f64());
+    if let Err(why) = vm::usable() {
+        println!("\nA disk in use is shown in a virtual machine, which cannot run here: {why}.");
+        return Ok(());
+    }
+    println!("\nNow a disk in use, in a virtual machine (the first time, building it takes some minutes):\n");
+    vm::demonstrate()?;
+    println!("\nAll of that was as told, too.");
     Ok(())
 }

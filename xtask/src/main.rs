@@ -10,6 +10,7 @@ mod cargo;
 mod data;
 mod demo;
 mod dpsr;
+mod install;
 mod json;
 mod packages;
 mod process;
@@ -33,9 +34,17 @@ cargo xtask bench [--size GIB] [--rounds N] [--dir DIR]... [--tool NAME]... [--d
                                         speed against the best fio reaches, and against other tools (root)
 cargo xtask bench --huge [TIB] [--dir DIR]...
                                         time and memory on a sparse image, 10 TiB unless told
-cargo xtask vm    [--debian 12|13] [--keep] [--yes]
-                                        boots a virtual machine and runs what needs device-mapper (root);
-                                        --keep leaves its console and disks";
+cargo xtask vm    [--debian 12|13] [--all] [--test NAME]... [--shell-command CMD] [--keep] [--yes]
+                                        boots a virtual machine and tests there what needs device-mapper
+                                        (root): --all also what else can run there, --test only what has
+                                        NAME in its name, --shell-command runs just that; --keep leaves
+                                        the console and the disks
+cargo xtask vm    --boot [--debian 12|13] [--test NAME]... [--keep] [--yes]
+                                        machines with dpsr installed that boot from their own disks, by BIOS
+                                        and UEFI (root); of a case that fails the console is kept
+cargo xtask install --root DIR [--release] [--yes]
+                                        builds dpsr and puts all of it below DIR: programs, udev rules and
+                                        whatever else a machine needs";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -46,6 +55,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(args),
         "bench" => bench::run(args),
         "vm" => vm::run(args),
+        "install" => install::run(args),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

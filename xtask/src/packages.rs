@@ -8,16 +8,17 @@ use std::process::Command;
 use crate::Result;
 use crate::process;
 
-/// What compiling dpsr needs besides Rust.
-pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev"];
+/// What compiling dpsr needs besides Rust; libclang reads the kernel headers of device-mapper.
+pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev", "libdevmapper-dev", "libclang-dev"];
 
 /// What the tests call: losetup, blkid, wipefs; sfdisk; sgdisk; mkfs.fat; mkfs.ext4; the independent
 /// reader; the check of the shell scripts.
 pub const TEST: &[&str] =
     &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "python3", "shellcheck"];
 
-/// What virtual machines are built and run with; binutils has strip.
-pub const VM: &[&str] = &["mmdebstrap", "qemu-system-x86", "qemu-utils", "tar", "binutils"];
+/// What virtual machines are built and run with: ovmf is their UEFI, mtools fills a FAT partition in a file,
+/// binutils has strip.
+pub const VM: &[&str] = &["mmdebstrap", "qemu-system-x86", "qemu-utils", "ovmf", "mtools", "tar", "binutils"];
 
 /// What the measurements call; the tools dpsr is compared with are measured where they are present.
 pub const BENCH: &[&str] = &["util-linux", "fio", "time"];
@@ -45,19 +46,39 @@ pub fn ensure(wanted: &[&str], yes: bool) -> Result<()> {
     if !yes && !agreed("Install them with apt-get? [y/N] ")? {
         return Err(format!("packages are missing; install them with --yes, or run: {by_hand}"));
     }
-    install(&missing)
+    install(&missing, wanted)
 }
 
-fn install(missing: &[&str]) -> Result<()> {
+fn install(missing: &[&str], wanted: &[&str]) -> Result<()> {
     let apt = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
     process::watched(apt().args(["update", "--quiet"]))?;
-    // What is on the machine stays: a newer version of a relative would be removed without a question.
-    let options = ["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"];
-    process::watched(apt().args(options).args(missing))
+    let options = ["install", "--quiet", "--yes", "--no-install-recommends"];
+    // What is on the machine stays. The one exception is a package that is wanted itself and there in a version
+    // from elsewhere, next to which the release's own relatives of it cannot be: it gets their version.
+    let plan = process::output(apt().arg("--simulate").args(options).args(missing))?;
+    let mut chosen: Vec<String> = missing.iter().map(|name| (*name).to_owned()).collect();
+    for name in removed(&plan).into_iter().filter(|name| wanted.contains(name)) {
+        let offered = process::output(Command::new("apt-cache").args(["madison", name]))?;
+        if let Some(version) = first_offered(&offered) {
+            println!("{name}: version {version} goes with the others, and takes the place of the present one");
+            chosen.push(format!("{name}={version}"));
+        }
+    }
+    process::watched(apt().args(options).args(["--no-remove", "--allow-downgrades"]).args(chosen))
+}
+
+/// The packages that a plan of apt-get(8) takes away.
+fn removed(plan: &str) -> Vec<&str> {
+    plan.lines().filter_map(|line| line.strip_prefix("Remv ")?.split(' ').next()).collect()
+}
+
+/// The version that apt-cache(8) `madison` lists first, which is the newest that can be had.
+fn first_offered(listed: &str) -> Option<&str> {
+    listed.lines().next()?.split('|').nth(1).map(str::trim)
 }
 
 fn is_debian() -> bool {
@@ -104,6 +125,15 @@ mod tests {
         let listed = "ii  gcc\nrc  gdisk\nun  shellcheck\nii  libudev-dev\n";
         let wanted = ["gcc", "gdisk", "shellcheck", "libudev-dev", "unheard-of"];
         assert_eq!(not_installed(&wanted, listed), ["gdisk", "shellcheck", "unheard-of"]);
+    }
+
+    #[test]
+    fn what_a_plan_takes_away_and_what_is_offered() {
+        let plan = "Reading lists...\nRemv qemu-utils [1:10.0]\nInst fdisk (2.38 Debian:12 [amd64])\n";
+        assert_eq!(removed(plan), ["qemu-utils"]);
+        let listed = "qemu-utils | 1:7.2+dfsg-7 | http://x bookworm/main amd64 Packages\nqemu-utils | 1:7.1 | y\n";
+        assert_eq!(first_offered(listed), Some("1:7.2+dfsg-7"));
+        assert_eq!(first_offered(""), None);
     }
 
     #[test]

@@ -9,6 +9,12 @@ use std::process::{Command, Output};
 
 use crate::Result;
 
+/// The setting that marks every process the tests start, so that one left behind is known as theirs. Its value
+/// is unlike that of any other run, also one beside this on the same machine.
+pub fn mark() -> (&'static str, String) {
+    ("DPSR_TEST_RUN", std::process::id().to_string())
+}
+
 /// The command as a person would type it.
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

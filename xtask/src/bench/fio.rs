@@ -80,7 +80,8 @@ fn once(rig: &Rig, pattern: Pattern, size: &str, depth: u32) -> Result<f64> {
     let mut job = |name: &str, device: &str, mode: &str| {
         fio.arg(format!("--name={name}")).arg(format!("--filename={device}")).arg(format!("--rw={mode}"));
         fio.arg(format!("--bs={size}")).arg(format!("--iodepth={depth}"));
-        fio.args(["--ioengine=io_uring", "--direct=1"]);
+        // A copy is one only once it is durable.
+        fio.args(["--ioengine=io_uring", "--direct=1", "--end_fsync=1"]);
     };
     job("source", rig.source.name(), "read");
     match pattern {

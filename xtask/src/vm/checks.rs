@@ -1,49 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a fresh machine is asked to show, in one boot as far as that goes.
-
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+//! What the machine itself must show: that the harness does what tests ask of it.
 
 use super::guest::Done;
 use super::machine::Machine;
+use super::runner::Steps;
+use super::{DPSR as SECOND, must};
 use crate::Result;
-use crate::cargo;
 use crate::data::Noise;
-use crate::dpsr::text;
-use crate::process::output;
-use crate::scratch::Scratch;
 
-/// The name of the second disk, 64 MiB that nothing is on.
-pub const SECOND: &str = "second";
+/// Where the guest sees the disk that these checks use.
+const SECOND_LINK: &str = "/dev/disk/by-id/virtio-dpsr";
 
-/// Where the guest sees the second disk.
-const SECOND_LINK: &str = "/dev/disk/by-id/virtio-second";
-
-/// How long the tests on loop devices may take in emulation.
-const LOOPDEV: Duration = Duration::from_secs(1800);
-
-type Check = (&'static str, fn(&mut Machine) -> Result<()>);
-
-const CHECKS: [Check; 6] = [
+/// In the order in which they build upon each other.
+pub const CHECKS: [Steps; 7] = [
     ("commands", commands),
     ("files", files),
-    ("power cut", power_cut),
-    ("unplug and replug", unplug),
-    ("device-mapper", device_mapper),
-    ("tests on loop devices", loopdev),
+    ("power_cut", power_cut),
+    ("unplug", unplug),
+    ("hang", hang),
+    ("fail", fail),
+    ("device_mapper", device_mapper),
 ];
-
-/// Runs all of them; a failed one ends the run, for it may have left the machine in any state.
-pub fn run(machine: &mut Machine) -> Result<()> {
-    for (name, check) in CHECKS {
-        let start = Instant::now();
-        check(machine).map_err(|why| format!("{name}: {why}"))?;
-        println!("{name}: ok, {:.1} s", start.elapsed().as_secs_f64());
-    }
-    Ok(())
-}
 
 /// Code and both outputs come back; an empty answer and a long one do.
 fn commands(machine: &mut Machine) -> Result<()> {
@@ -72,7 +49,7 @@ fn power_cut(machine: &mut Machine) -> Result<()> {
     machine.guest()?.ok("echo here >/root/marker; sync")?;
     machine.power_cut();
     must(machine.guest().is_err(), || "the machine is still on".to_owned())?;
-    println!("booted again in {:.1} s", machine.boot()?.as_secs_f64());
+    machine.boot()?;
     let guest = machine.guest()?;
     must(guest.ok(BOOT)? != before, || "it is the same boot".to_owned())?;
     let marker = guest.ok("cat /root/marker")?;
@@ -90,6 +67,36 @@ fn unplug(machine: &mut Machine) -> Result<()> {
     machine.replug(SECOND)?;
     machine.guest()?.ok(&format!("udevadm wait --timeout=30 {SECOND_LINK}"))?;
     must(listed(machine)?, || "lsblk does not show the disk that was put back".to_owned())
+}
+
+/// A read of a disk that hangs does not end, and ends well once the disk is healed.
+fn hang(machine: &mut Machine) -> Result<()> {
+    const READ: &str = "rm -f /run/ended; { dd if=LINK of=/dev/null bs=64k count=4 \
+        iflag=direct status=none && echo ok || echo failed; } >/run/reading 2>&1 && mv /run/reading /run/ended";
+    const ENDED: &str = "cat /run/ended 2>/dev/null || echo not yet";
+    machine.hang(SECOND)?;
+    let read = READ.replace("LINK", SECOND_LINK);
+    machine.guest()?.ok(&format!("({read}) >/dev/null 2>&1 & sleep 4"))?;
+    let said = machine.guest()?.ok(ENDED)?;
+    must(said == "not yet\n", || format!("reading from a disk that hangs: {said}"))?;
+    machine.heal(SECOND)?;
+    let wait = format!("timeout 60 sh -c 'until [ -e /run/ended ]; do sleep 0.1; done'; {ENDED}");
+    let said = machine.guest()?.ok(&wait)?;
+    must(said == "ok\n", || format!("reading from a disk that was healed: {said}"))
+}
+
+/// Reads and writes of a disk that fails are errors, and none any more once it is healed.
+fn fail(machine: &mut Machine) -> Result<()> {
+    let read = format!("dd if={SECOND_LINK} of=/dev/null bs=4k count=1 iflag=direct");
+    let write = format!("dd if=/dev/zero of={SECOND_LINK} bs=4k count=1 oflag=direct");
+    machine.fail(SECOND)?;
+    for command in [&read, &write] {
+        let Done { code, output } = machine.guest()?.run(command)?;
+        must(code != 0 && output.contains("Input/output error"), || format!("{command}: {output}"))?;
+    }
+    machine.heal(SECOND)?;
+    machine.guest()?.ok(&read)?;
+    machine.guest()?.ok(&write).map(drop)
 }
 
 /// The targets dpsr needs, and the trap in their order: an origin that was live before its first snapshot
@@ -110,31 +117,4 @@ fn device_mapper(machine: &mut Machine) -> Result<()> {
         must(said.trim() == outcome, || format!("{first} live first: {outcome} expected, found {said}"))?;
     }
     Ok(())
-}
-
-/// The tests that the host runs on its loop devices, here beside device-mapper, udev and partition nodes.
-fn loopdev(machine: &mut Machine) -> Result<()> {
-    let built = cargo::test_binaries("loopdev")?;
-    let scratch = Scratch::new(&std::env::temp_dir(), "vm-loopdev")?;
-    for binary in [&built.dpsr, &built.test] {
-        machine.guest()?.put(&stripped(binary, scratch.path())?, text(binary)?)?;
-    }
-    let command = format!("DPSR_TEST_LOOP=1 '{}' --include-ignored", text(&built.test)?);
-    let Done { code, output } = machine.guest()?.run_within(LOOPDEV, &command)?;
-    println!(
-        "{}",
-        output.lines().filter(|line| line.starts_with("test result")).collect::<Vec<_>>().join("\n")
-    );
-    must(code == 0, || format!("exit code {code}:\n{output}"))
-}
-
-/// The binary without what only a debugger reads, most of its size.
-fn stripped(binary: &Path, folder: &Path) -> Result<Vec<u8>> {
-    let small = folder.join("stripped");
-    output(Command::new("strip").arg("-o").arg(&small).arg(binary))?;
-    fs::read(&small).map_err(|error| format!("reading {}: {error}", small.display()))
-}
-
-fn must(holds: bool, why: impl FnOnce() -> String) -> Result<()> {
-    if holds { Ok(()) } else { Err(why()) }
 }

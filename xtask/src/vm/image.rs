@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Disk images to boot from: built once for each recipe, kept below `target/vm`, never written afterwards.
 //!
-//! The disk is GPT: a BIOS boot partition, an ESP (label `DPSR-ESP`) and the root filesystem (ext4, label
+//! The disk is GPT: a BIOS boot partition, an ESP (label `VM-ESP`) and the root filesystem (ext4, label
 //! `dpsr-root`). Nothing of it touches a block device of this machine: the tools write into a file.
 
 use std::env;
@@ -28,7 +28,8 @@ const FILES: [(&str, &str); 4] = [
 /// What is in the image besides Debian's essential packages.
 const PACKAGES: &str = "linux-image-amd64,dracut,systemd-sysv,udev,dbus,kmod,procps,util-linux,\
     lvm2,dmsetup,e2fsprogs,xfsprogs,btrfs-progs,dosfstools,cryptsetup-bin,gdisk,fdisk,\
-    grub-pc-bin,grub2-common,fio";
+    parted,grub-pc-bin,grub-efi-amd64-bin,grub2-common,shim-signed,grub-efi-amd64-signed,efibootmgr,\
+    fio,strace";
 
 /// Nobody reads these in a virtual machine, and each file costs time while the image is built.
 const LEFT_OUT: [&str; 3] = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];
@@ -76,24 +77,29 @@ pub struct Image {
 impl Image {
     /// The image of the present recipe: found, or built.
     pub fn of(debian: Debian) -> Result<Self> {
-        let store = store();
-        let failed = |error| format!("preparing {}: {error}", store.display());
-        fs::create_dir_all(&store).map_err(failed)?;
-        // Two tasks at once must not build the same thing; the kernel drops the lock when this one ends.
-        let lock = File::create(store.join(format!("debian-{}.lock", debian.number()))).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let _lock = locked(debian)?;
         let name = format!("debian-{}-{:016x}", debian.number(), recipe(debian));
-        let image = Self { folder: store.join(name) };
+        let image = Self { folder: store().join(name) };
         if !image.folder.exists() {
             build(debian, &image.folder)?;
-            remove_older(debian, &image.folder)?;
+            remove_older(&format!("debian-{}-", debian.number()), &image.folder)?;
         }
         Ok(image)
+    }
+
+    /// The name of this image, which no other one has.
+    pub fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The whole disk, raw. Only ever a backing file: a machine writes into an overlay of its own.
     pub fn disk(&self) -> PathBuf {
         self.folder.join("disk.img")
+    }
+
+    /// The tree of the root filesystem, to make other disks of.
+    pub fn archive(&self) -> PathBuf {
+        self.folder.join("root.tar")
     }
 
     pub fn kernel(&self) -> PathBuf {
@@ -111,14 +117,29 @@ pub fn store() -> PathBuf {
     target.unwrap_or_else(|| cargo::workspace().join("target")).join("vm")
 }
 
-/// FNV-1a over what decides the content of an image. The state of the archive does not count: an image is as
+/// Two tasks at once must not build the same thing; the kernel drops the lock when this one ends.
+pub fn locked(debian: Debian) -> Result<File> {
+    let store = store();
+    let failed = |error| format!("preparing {}: {error}", store.display());
+    fs::create_dir_all(&store).map_err(failed)?;
+    let lock = File::create(store.join(format!("debian-{}.lock", debian.number()))).map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    Ok(lock)
+}
+
+/// A number over what decides the content of an image. The state of the archive does not count: an image is as
 /// fresh as the day it was built, and whoever wants a newer one deletes it.
 fn recipe(debian: Debian) -> u64 {
     let files = FILES.iter().flat_map(|(name, text)| [*name, *text]);
     let table = table();
     let words = files.chain(LEFT_OUT).chain([PACKAGES, debian.codename(), &table]);
-    let bytes = words.flat_map(|word| word.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    fnv(&words.flat_map(|word| word.bytes().chain([0])).collect::<Vec<u8>>())
+}
+
+/// FNV-1a, 64 bits.
+pub fn fnv(bytes: &[u8]) -> u64 {
+    let next = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, next)
 }
 
 fn build(debian: Debian, folder: &Path) -> Result<()> {
@@ -175,22 +196,37 @@ fn make_disk(partial: &Path) -> Result<()> {
     let script = File::open(&script).map_err(failed)?;
     output(tool("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel"]).arg(&disk).stdin(script))?;
 
-    let offset = (ESP.0 / 512).to_string();
-    let fat = ["-F", "32", "-s", "1", "-n", "DPSR-ESP", "--offset", &offset];
-    output(tool("mkfs.fat").args(fat).arg(&disk).arg((ESP.1 / 1024).to_string()))?;
-
-    let (root, archive) = (partial.join("root"), partial.join("root.tar"));
+    make_fat(&disk, ESP, &["-n", "VM-ESP"])?;
+    let root = partial.join("root");
     let failed = |error| format!("unpacking into {}: {error}", root.display());
     fs::create_dir(&root).map_err(failed)?;
-    // The guest has devtmpfs: no device node of it is ever made on this machine.
+    unpack(&partial.join("root.tar"), &root)?;
+    make_ext4(&disk, ROOT, &["-L", "dpsr-root"], &root)?;
+    fs::remove_dir_all(&root).map_err(failed)
+}
+
+/// Unpacks the tree of a root filesystem. The guest has devtmpfs: no device node of it is ever made on this
+/// machine.
+pub fn unpack(archive: &Path, root: &Path) -> Result<()> {
     let how = ["--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*"];
-    output(Command::new("tar").args(how).arg("--file").arg(&archive).arg("--directory").arg(&root))?;
-    // Tables left for the kernel to zero would make the guest write while a test wants silence.
-    let settings = format!("offset={},lazy_itable_init=0,lazy_journal_init=0", ROOT.0);
+    output(Command::new("tar").args(how).arg("--file").arg(archive).arg("--directory").arg(root)).map(drop)
+}
+
+/// An empty FAT32 in the partition `(start, size)` of a raw file, in bytes.
+pub fn make_fat(disk: &Path, (start, size): (u64, u64), words: &[&str]) -> Result<()> {
+    let offset = (start / 512).to_string();
+    let mut make = tool("mkfs.fat");
+    make.args(["-F", "32", "-s", "1", "--offset", &offset]).args(words).arg(disk);
+    output(make.arg((size / 1024).to_string())).map(drop)
+}
+
+/// An ext4 with the tree `root` in the partition `(start, size)` of a raw file, in bytes. Tables left for the
+/// kernel to zero would make the guest write while a test wants silence.
+pub fn make_ext4(disk: &Path, (start, size): (u64, u64), words: &[&str], root: &Path) -> Result<()> {
+    let settings = format!("offset={start},lazy_itable_init=0,lazy_journal_init=0");
     let mut make = tool("mke2fs");
-    make.args(["-q", "-F", "-t", "ext4", "-L", "dpsr-root", "-E", &settings, "-d"]).arg(&root).arg(&disk);
-    output(make.arg(format!("{}k", ROOT.1 / 1024)))?;
-    fs::remove_dir_all(&root).and_then(|()| fs::remove_file(&archive)).map_err(failed)
+    make.args(["-q", "-F", "-t", "ext4"]).args(words).args(["-E", &settings, "-d"]).arg(root).arg(disk);
+    output(make.arg(format!("{}k", size / 1024))).map(drop)
 }
 
 /// The partition table as sfdisk(8) reads it.
@@ -203,16 +239,15 @@ fn table() -> String {
 }
 
 /// A program of the system directories, which need not be on the `PATH`.
-fn tool(name: &str) -> Command {
+pub fn tool(name: &str) -> Command {
     Command::new(process::find(name).unwrap_or_else(|| name.into()))
 }
 
-/// Images of the same release by older recipes.
-fn remove_older(debian: Debian, present: &Path) -> Result<()> {
-    let ours = format!("debian-{}-", debian.number());
+/// What has the same beginning of its name and is not `present`: older recipes.
+pub fn remove_older(beginning: &str, present: &Path) -> Result<()> {
     let entries = fs::read_dir(store()).into_iter().flatten().flatten().map(|entry| entry.path());
     for folder in entries.filter(|path| path != present) {
-        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
+        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning)) {
             fs::remove_dir_all(&folder).map_err(|error| format!("removing {}: {error}", folder.display()))?;
         }
     }

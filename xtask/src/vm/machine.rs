@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One virtual machine: QEMU with an overlay over a base image and any further disks.
+//! One virtual machine: QEMU with its disks, and what it starts from.
 
 use std::env;
 use std::fs::{self, File};
@@ -15,23 +15,61 @@ use super::image::Image;
 use super::qmp::Qmp;
 use crate::Result;
 use crate::dpsr::text;
-use crate::process::output;
+use crate::process::{self, output};
+
+/// How long firmware may be silent after a reset.
+const FIRMWARE: Duration = Duration::from_secs(90);
 
 /// From the start of QEMU to the agent's word. It takes 15 s where nothing else runs.
-const BOOT: Duration = Duration::from_secs(300);
+const BOOT: Duration = Duration::from_secs(600);
+
+/// In the folder of a machine: the variables of its UEFI.
+const VARIABLES: &str = "variables.fd";
+
+/// Of the kernel. Mitigations change page tables at each system call, for which emulation forgets all it has
+/// learnt: they make everything take up to twice as long, and nobody here attacks anybody.
+const COMMAND_LINE: &str =
+    "root=LABEL=dpsr-root rw console=ttyS0 systemd.show_status=1 mitigations=off rcupdate.rcu_expedited=1";
 
 /// How often a socket that QEMU is to connect to is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// A further disk: a raw file that the guest sees as `/dev/disk/by-id/virtio-NAME`.
+/// How long a machine that was told to switch off may take to do so.
+const SHUTDOWN: Duration = Duration::from_secs(120);
+
+/// QEMU's UEFI, and the memory of a machine on which nothing was ever installed.
+const UEFI: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+
+/// A disk: a file that the guest sees as `/dev/disk/by-id/virtio-NAME`.
+#[derive(Clone, Debug)]
 pub struct Disk {
     pub name: &'static str,
     pub file: PathBuf,
+    pub format: Format,
 }
 
-/// A machine, on or off. What it writes to its root stays until the directory goes.
+/// How a disk lies in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Raw,
+    /// An [`overlay`] over another file.
+    Qcow2,
+}
+
+/// Where the first program of a machine comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Kernel and initramfs are handed to QEMU, with this command line.
+    Kernel { kernel: PathBuf, initramfs: PathBuf, line: String },
+    /// BIOS, from the first of its disks that can be booted from.
+    Bios,
+    /// UEFI, with its variables in the machine's folder, where they stay.
+    Uefi,
+}
+
+/// A machine, on or off. What it writes stays in the files of its disks.
 pub struct Machine {
-    image: Image,
+    start: Start,
     disks: Vec<Disk>,
     folder: PathBuf,
     running: Option<Running>,
@@ -45,12 +83,22 @@ struct Running {
 }
 
 impl Machine {
-    /// A machine that is off, with its files in `folder`.
-    pub fn new(image: Image, disks: Vec<Disk>, folder: &Path) -> Result<Self> {
-        let mut make = Command::new("qemu-img");
-        make.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image.disk());
-        output(make.arg(folder.join("root.qcow2")))?;
-        Ok(Self { image, disks, folder: folder.to_owned(), running: None })
+    /// A machine that is off, with its files in `folder`: the base image, and these disks.
+    pub fn new(image: &Image, disks: Vec<Disk>, folder: &Path) -> Result<Self> {
+        let root = overlay("root", &image.disk(), folder)?;
+        let line = COMMAND_LINE.to_owned();
+        let start = Start::Kernel { kernel: image.kernel(), initramfs: image.initramfs(), line };
+        Self::from(start, [vec![root], disks].concat(), folder)
+    }
+
+    /// A machine that is off, with these disks and no others, in this order.
+    pub fn from(start: Start, disks: Vec<Disk>, folder: &Path) -> Result<Self> {
+        let variables = folder.join(VARIABLES);
+        if start == Start::Uefi && !variables.exists() {
+            let failed = |error| format!("copying {}: {error}; it is of the package ovmf", UEFI[1]);
+            fs::copy(UEFI[1], &variables).map_err(failed)?;
+        }
+        Ok(Self { start, disks, folder: folder.to_owned(), running: None })
     }
 
     /// Switches on and waits for the agent; how long that took.
@@ -61,6 +109,31 @@ impl Machine {
         Ok(start.elapsed())
     }
 
+    /// Lets it start anew. UEFI in emulation sometimes hangs before its first word, which no guest can help: it is
+    /// reset then, and that is told.
+    pub fn restart(&mut self, patience: Duration) -> Result<()> {
+        let console = self.console();
+        let said = || fs::read(&console).unwrap_or_default();
+        let mut seen = (said().len(), Instant::now());
+        let Running { guest, qmp, .. } = self.running.as_mut().ok_or_else(off)?;
+        guest.restart(patience, || {
+            let now = said();
+            if now.len() != seen.0 {
+                seen = (now.len(), Instant::now());
+            } else if seen.1.elapsed() > FIRMWARE && is_reset(&now) {
+                println!("    the firmware has said nothing for {FIRMWARE:?} after a reset, and is reset");
+                qmp.execute("system_reset", "{}")?;
+                seen.1 = Instant::now();
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether it is on.
+    pub fn is_on(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// The agent in the guest.
     pub fn guest(&mut self) -> Result<&mut Guest> {
         self.running.as_mut().map(|running| &mut running.guest).ok_or_else(off)
@@ -69,6 +142,45 @@ impl Machine {
     /// Pulls the plug: QEMU is killed, the guest knows nothing of it.
     pub fn power_cut(&mut self) {
         self.running = None;
+    }
+
+    /// Switches on and waits until the consoles have said all of `words` since then; how long that took. The
+    /// machine is off again afterwards.
+    pub fn watch(&self, words: &[&str], patience: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        let before = fs::read(self.console()).map_or(0, |said| said.len());
+        let (_qemu, _qmp, _agent) = self.switch_on()?;
+        loop {
+            let said = fs::read(self.console()).unwrap_or_default();
+            let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned();
+            let Some(missing) = words.iter().find(|word| !said.contains(**word)) else {
+                return Ok(start.elapsed());
+            };
+            if start.elapsed() > patience {
+                let last = self.last_words();
+                return Err(format!("the console did not say {missing:?} within {patience:?}\n{last}"));
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Switches off as a person does, and waits for that.
+    pub fn shut_down(&mut self) -> Result<()> {
+        // The agent answers before it ends with everything else.
+        self.guest()?.ok("(sleep 1; systemctl poweroff) >/dev/null 2>&1 &")?;
+        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        let deadline = Instant::now() + SHUTDOWN;
+        while Instant::now() < deadline {
+            match running.qemu.try_wait() {
+                Ok(None) => thread::sleep(GLANCE),
+                Ok(Some(_)) => {
+                    self.running = None;
+                    return Ok(());
+                }
+                Err(error) => return Err(format!("waiting for QEMU: {error}")),
+            }
+        }
+        Err(format!("the machine did not switch itself off\n{}", self.last_words()))
     }
 
     /// Takes a further disk out of the running machine.
@@ -90,11 +202,20 @@ impl Machine {
         self.folder.join("console.log")
     }
 
-    fn qmp(&mut self) -> Result<&mut Qmp> {
+    /// QEMU's control socket.
+    pub(super) fn qmp(&mut self) -> Result<&mut Qmp> {
         self.running.as_mut().map(|running| &mut running.qmp).ok_or_else(off)
     }
 
     fn try_boot(&self) -> Result<Running> {
+        let (mut qemu, qmp, agent) = self.switch_on()?;
+        let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
+        let qemu = qemu.0.take().expect("it was put there when it was started");
+        Ok(Running { qemu, guest, qmp })
+    }
+
+    /// QEMU once it has begun; the agent will call at the listener.
+    fn switch_on(&self) -> Result<(Off, Qmp, UnixListener)> {
         let agent = listen(&self.folder.join("agent"))?;
         let control = listen(&self.folder.join("qmp"))?;
         let log = self.folder.join("qemu.log");
@@ -104,35 +225,45 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut qemu = Off(Some(command.spawn().map_err(failed)?));
         let qmp = Qmp::meet(qemu.connection(&control)?)?;
-        let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
-        let qemu = qemu.0.take().expect("it was put there above");
-        Ok(Running { qemu, guest, qmp })
+        Ok((qemu, qmp, agent))
     }
 
     /// The command line. The kernel kills QEMU when the thread that started it ends, however it ends, so a
     /// machine belongs on a thread that lives as long as it.
     fn qemu(&self) -> Result<Command> {
-        let (image, folder) = (&self.image, text(&self.folder)?);
+        let folder = text(&self.folder)?;
         let mut command = Command::new("setpriv");
+        let (name, value) = process::mark();
+        command.env(name, value);
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-m", "1024", "-smp", "2"]).args(accelerator());
-        command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(image.initramfs());
-        command.args(["-append", "root=LABEL=dpsr-root rw console=ttyS0 systemd.show_status=1"]);
+        match &self.start {
+            Start::Kernel { kernel, initramfs, line } => {
+                command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", line]);
+            }
+            Start::Bios => {}
+            Start::Uefi => {
+                let flash = "if=pflash,format=raw";
+                command.args(["-drive", &format!("{flash},unit=0,readonly=on,file={}", UEFI[0])]);
+                command.args(["-drive", &format!("{flash},unit=1,file={folder}/{VARIABLES}")]);
+            }
+        }
         command.args(["-chardev", &format!("file,id=console,append=on,path={folder}/console.log")]);
         command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("socket,id=qmp,path={folder}/qmp")]);
         command.args(["-mon", "chardev=qmp,mode=control", "-device", "virtio-serial-pci"]);
         command.args(["-chardev", &format!("socket,id=agent,path={folder}/agent")]);
         command.args(["-device", "virtserialport,chardev=agent,name=dpsr.agent"]);
-        add_disk(&mut command, "root", "qcow2", &format!("{folder}/root.qcow2"));
-        for disk in &self.disks {
-            add_disk(&mut command, disk.name, "raw", text(&disk.file)?);
+        for (order, disk) in self.disks.iter().enumerate() {
+            // UEFI has its own order, in its variables.
+            let order = if self.start == Start::Bios { format!(",bootindex={order}") } else { String::new() };
+            add_disk(&mut command, disk, &order)?;
         }
         Ok(command)
     }
 
     /// The end of what QEMU and the console said, for the sentence about a failure.
-    fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let said = |file: &str| fs::read(self.folder.join(file)).unwrap_or_default();
         let text = String::from_utf8_lossy(&[said("qemu.log"), said("console.log")].concat()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
@@ -144,6 +275,12 @@ impl Drop for Running {
     fn drop(&mut self) {
         end(&mut self.qemu);
     }
+}
+
+/// Whether the last that a console said is what a kernel says before it resets the machine.
+fn is_reset(said: &[u8]) -> bool {
+    let end = String::from_utf8_lossy(&said[said.len().saturating_sub(80)..]).into_owned();
+    end.trim_end().ends_with("reboot: machine restart")
 }
 
 /// QEMU before its sockets are connected; dropping it kills it.
@@ -192,22 +329,41 @@ fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 /// Emulation, unless somebody says that KVM works here: a `/dev/kvm` in which kernels hang proves nothing.
+/// Westmere is the oldest processor with the carry-less multiply of the digests; `max` is slower.
 fn accelerator() -> [&'static str; 4] {
     if env::var("DPSR_VM_KVM").is_ok_and(|value| value == "1") {
         ["-accel", "kvm", "-cpu", "host"]
     } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]
+        ["-accel", "tcg,thread=multi", "-cpu", "Westmere"]
     }
 }
 
-/// A node of its own for the file, so that it survives the unplugging of the device.
-fn add_disk(command: &mut Command, name: &str, format: &str, file: &str) {
-    let node = format!("driver={format},node-name={name},discard=unmap,file.driver=file");
-    command.args(["-blockdev", &format!("{node},file.discard=unmap,file.filename={file}")]);
-    command.args(["-device", &format!("virtio-blk-pci,drive={name},id={},serial={name}", device(name))]);
+/// A disk whose writes go to a file in `folder`, and whose other bytes are those of `below`, a raw file.
+pub fn overlay(name: &'static str, below: &Path, folder: &Path) -> Result<Disk> {
+    let file = folder.join(name).with_extension("qcow2");
+    let mut make = Command::new("qemu-img");
+    make.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(below).arg(&file);
+    output(&mut make)?;
+    Ok(Disk { name, file, format: Format::Qcow2 })
 }
 
-fn device(disk: &str) -> String {
+/// A node of its own for the file, so that it survives the unplugging of the device.
+fn add_disk(command: &mut Command, disk: &Disk, more: &str) -> Result<()> {
+    let (name, file) = (disk.name, text(&disk.file)?);
+    let format = match disk.format {
+        Format::Raw => "raw",
+        Format::Qcow2 => "qcow2",
+    };
+    let node = format!("driver={format},node-name={name},discard=unmap,file.driver=file");
+    let file = format!("file.node-name={name}-file,file.discard=unmap,file.filename={file}");
+    command.args(["-blockdev", &format!("{node},{file}")]);
+    let device = format!("virtio-blk-pci,drive={name},id={},serial={name}{more}", device(name));
+    command.args(["-device", &device]);
+    Ok(())
+}
+
+/// What QEMU calls the device in which a disk is.
+pub(super) fn device(disk: &str) -> String {
     format!("{disk}-device")
 }
 

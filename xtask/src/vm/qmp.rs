@@ -28,11 +28,16 @@ impl Qmp {
 
     /// Gives an order; `arguments` is a JSON object.
     pub fn execute(&mut self, order: &str, arguments: &str) -> Result<()> {
+        self.ask(order, arguments).map(drop)
+    }
+
+    /// Gives an order, and returns the document with its answer as the member `return`.
+    pub fn ask(&mut self, order: &str, arguments: &str) -> Result<Json> {
         let text = format!("{{\"execute\":\"{order}\",\"arguments\":{arguments}}}\n");
         let failed = |error| format!("telling QEMU {order}: {error}");
         self.port.get_mut().renew(PATIENCE).map_err(failed)?;
         self.port.get_mut().write_all(text.as_bytes()).map_err(failed)?;
-        self.next("return").map(drop).map_err(|why| format!("QEMU {order} {arguments}: {why}"))
+        self.next("return").map_err(|why| format!("QEMU {order} {arguments}: {why}"))
     }
 
     /// Unplugs a device and waits until the guest has let it go.

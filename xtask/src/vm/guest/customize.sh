@@ -7,11 +7,14 @@ root=$1 here=$2
 install -D -m 644 "$here/agent.sh" "$root/usr/local/lib/dpsr-agent.sh"
 install -D -m 644 "$here/dpsr-agent.service" "$root/etc/systemd/system/dpsr-agent.service"
 chroot "$root" systemctl --quiet enable dpsr-agent.service
+# What wakes by itself would write, and take processor time, in the middle of a test.
+chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
+    e2scrub_all.timer fstrim.timer systemd-tmpfiles-clean.timer
 chroot "$root" passwd --quiet --delete root
 echo dpsr-vm >"$root/etc/hostname"
 printf '%s\n' \
     'LABEL=dpsr-root / ext4 errors=remount-ro 0 1' \
-    'LABEL=DPSR-ESP /boot/efi vfat umask=0077 0 2' >"$root/etc/fstab"
+    'LABEL=VM-ESP /boot/efi vfat umask=0077 0 2' >"$root/etc/fstab"
 mkdir -p "$root/boot/efi"
 # The kernel and its initramfs are handed to QEMU, and so leave the archive by names that do not change.
 cp "$root"/boot/vmlinuz-* "$here/vmlinuz"

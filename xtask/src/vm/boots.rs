@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask vm --boot`: what begins before any system runs. Each case has a machine of its own, with dpsr
+//! installed on the primary and an empty DPSR disk, and says itself which of them are there at each boot. A
+//! new one is a function here and a line in [`CASES`].
+
+mod broken;
+mod failover;
+mod unwrapped;
+
+use std::cell::Cell;
+use std::env;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::guest::Done;
+use super::image::{self, Debian};
+use super::installed::{Installed, ROOT_PARTUUID, ROOT_UUID};
+use super::machine::{Disk, Format, Machine, Start, overlay};
+use super::runner::Choice;
+use super::story::in_time;
+use super::{DPSR, PRIMARY, must};
+use crate::Result;
+use crate::data::{GIB, make_sparse};
+use crate::json::Json;
+use crate::scratch::Scratch;
+
+/// A name, and what is done under it.
+type Case = (&'static str, fn(&Rig) -> Result<()>);
+
+/// All of them, in the order they run in.
+const CASES: [Case; 6] = [
+    ("gone_and_back", failover::gone_and_back),
+    ("system_broken", broken::system_broken),
+    ("bios", bios),
+    ("uefi", uefi),
+    ("dpsr_disk_alone", dpsr_disk_alone),
+    ("not_wrapped", unwrapped::not_wrapped),
+];
+
+/// Those of them that run where nothing else was asked for: they have each of the others' boots in them.
+const USUAL: usize = 2;
+
+/// How long what takes longest in emulation may take: dracut.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The disks of one case.
+struct Rig {
+    folder: PathBuf,
+    primary: Disk,
+    dpsr: Disk,
+}
+
+impl Rig {
+    /// An installed primary, and an empty DPSR disk of 8 GiB.
+    fn new(installed: &Installed, folder: &Path) -> Result<Self> {
+        let primary = overlay(PRIMARY, &installed.disk(), folder)?;
+        let file = folder.join("dpsr.img");
+        make_sparse(&file, 8 * GIB)?;
+        Ok(Self { folder: folder.to_owned(), primary, dpsr: Disk { name: DPSR, file, format: Format::Raw } })
+    }
+
+    /// The machine with these disks, and no others, off.
+    fn machine(&self, start: Start, disks: &[&Disk]) -> Result<Machine> {
+        Machine::from(start, disks.iter().map(|disk| (*disk).clone()).collect(), &self.folder)
+    }
+}
+
+/// Runs the chosen cases, each with new disks. Where any failed, their names are the error.
+pub fn run(debian: Debian, choice: &Choice, keep: bool) -> Result<()> {
+    let named = |name: &str| choice.names.iter().any(|it| name.contains(it.as_str()));
+    let takes = |place: usize, name: &str| match choice.names[..] {
+        [] => choice.all || place < USUAL,
+        _ => named(name),
+    };
+    let cases = CASES.iter().enumerate().filter(|(place, (name, _))| takes(*place, name));
+    let cases: Vec<&Case> = cases.map(|(_, case)| case).collect();
+    if cases.is_empty() {
+        return Err(format!("no case has a name with {}", choice.names.join(" or ")));
+    }
+    let installed = Installed::of(debian)?;
+    let failed = side_by_side(&installed, &cases, keep)?;
+    println!("{} of {} passed", cases.len() - failed.len(), cases.len());
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+}
+
+/// Runs the cases, two at a time where there are two processors: a machine waits a lot. The names of those that
+/// failed.
+fn side_by_side(installed: &Installed, cases: &[&Case], keep: bool) -> Result<Vec<&'static str>> {
+    let queue = Mutex::new(cases.iter());
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some((name, case)) = queue.lock().ok().and_then(|mut cases| cases.next()) {
+            CASE.set(name);
+            if !told(installed, &(name, *case), keep)? {
+                failed.push(*name);
+            }
+        }
+        Ok(failed)
+    };
+    let lanes = thread::available_parallelism().map_or(1, usize::from).min(2);
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(work)).collect();
+        let ended =
+            lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err("a case panicked".into())));
+        ended.collect::<Result<Vec<_>>>().map(|failed| failed.concat())
+    })
+}
+
+thread_local! {
+    /// The case that this thread runs.
+    static CASE: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Says something of the case that this thread runs.
+fn say(text: impl Display) {
+    println!("[{}] {text}", CASE.get());
+}
+
+/// Runs one case and says how it went; the console of one that failed stays, with `keep` its disks do, too.
+fn told(installed: &Installed, (name, case): &Case, keep: bool) -> Result<bool> {
+    say("…");
+    let start = Instant::now();
+    let kept = image::store().join(format!("kept-boot-{name}"));
+    let failed = |error| format!("preparing {}: {error}", kept.display());
+    if kept.exists() {
+        fs::remove_dir_all(&kept).map_err(failed)?;
+    }
+    let scratch = Scratch::new(&env::temp_dir(), &format!("boot-{name}"))?;
+    if keep {
+        fs::create_dir(&kept).map_err(failed)?;
+    }
+    let folder = if keep { &kept } else { scratch.path() };
+    let outcome = Rig::new(installed, folder).and_then(|rig| case(&rig));
+    let seconds = start.elapsed().as_secs_f64();
+    match &outcome {
+        Ok(()) => say(format_args!("ok     {seconds:6.1} s")),
+        Err(why) => {
+            say(format_args!("FAILED {seconds:6.1} s\n    {}\n", why.trim_end().replace('\n', "\n    ")));
+            fs::create_dir_all(&kept).map_err(failed)?;
+            if !keep {
+                fs::copy(folder.join("console.log"), kept.join("console.log")).unwrap_or_default();
+            }
+            tell_console(&kept.join("console.log"));
+            say(format_args!("its console is in {}", kept.display()));
+        }
+    }
+    Ok(outcome.is_ok())
+}
+
+/// What dpsr said in the last two boots, for who has only what the test printed.
+fn tell_console(console: &Path) {
+    let Ok(text) = fs::read(console) else { return };
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let boots: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains("] Linux version ")).collect();
+    let from = boots.iter().rev().nth(1).or(boots.last()).copied().unwrap_or(0);
+    let telling =
+        |line: &&&str| ["dpsr: ", "] Linux version ", "logical blocks"].iter().any(|it| line.contains(it));
+    for line in lines[from..].iter().filter(telling) {
+        say(format_args!("| {}", line.chars().take(200).collect::<String>()));
+    }
+}
+
+/// Switches on, and says how long it took until the agent answered.
+fn booted(machine: &mut Machine, what: &str) -> Result<()> {
+    let took = machine.boot()?;
+    say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
+    Ok(())
+}
+
+/// What must hold of every boot of the primary by itself.
+fn is_the_primary(machine: &mut Machine) -> Result<()> {
+    let guest = machine.guest()?;
+    let line = guest.ok("cat /proc/cmdline; findmnt --noheadings --output UUID /")?;
+    let roots = [format!("root=UUID={ROOT_UUID}"), format!("root=PARTUUID={ROOT_PARTUUID}")];
+    let named = roots.iter().any(|root| line.contains(root.as_str())) && line.trim_end().ends_with(ROOT_UUID);
+    must(named, || format!("the command line, and the root: {line}"))?;
+    let esp = guest.ok("findmnt --noheadings --output FSTYPE /boot/efi")?;
+    must(esp.trim() == "vfat", || format!("on /boot/efi there is {esp:?}"))?;
+    let units = guest.ok("systemctl is-system-running --wait; systemctl --failed --no-legend")?;
+    must(units == "running\n", || format!("units that failed: {units}"))
+}
+
+/// The primary boots as BIOS finds it, beside a DPSR disk that nothing was done with.
+fn bios(rig: &Rig) -> Result<()> {
+    let mut machine = rig.machine(Start::Bios, &[&rig.primary, &rig.dpsr])?;
+    booted(&mut machine, "the primary by BIOS")?;
+    is_the_primary(&mut machine)?;
+    let efi = machine.guest()?.run("test -d /sys/firmware/efi")?.code;
+    must(efi != 0, || "that was no BIOS".to_owned())?;
+    machine.shut_down()
+}
+
+/// The same by UEFI, through the fallback path: its variables know of no system.
+fn uefi(rig: &Rig) -> Result<()> {
+    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
+    booted(&mut machine, "the primary by UEFI")?;
+    is_the_primary(&mut machine)?;
+    machine.guest()?.ok("test -d /sys/firmware/efi && efibootmgr")?;
+    machine.shut_down()
+}
+
+/// `dpsr WORDS` in the guest, which must succeed; how long it took is told.
+fn dpsr(machine: &mut Machine, words: &str) -> Result<String> {
+    let start = Instant::now();
+    let Done { code, output } = in_time(machine, PATIENCE, &format!("dpsr {words}"))?;
+    say(format_args!("dpsr {words}: {:.1} s", start.elapsed().as_secs_f64()));
+    must(code == 0, || format!("`dpsr {words}` (exit code {code}): {output}"))?;
+    Ok(output)
+}
+
+/// The same with `--json`.
+fn dpsr_json(machine: &mut Machine, words: &str) -> Result<Json> {
+    let output = dpsr(machine, &format!("{words} --json"))?;
+    let start = output.find('{').ok_or_else(|| format!("`dpsr {words}` printed no document: {output}"))?;
+    Json::parse(&output[start..])
+}
+
+/// Pairs the disks.
+fn init(machine: &mut Machine) -> Result<()> {
+    let by_id = "/dev/disk/by-id/virtio-";
+    let words = format!("init --primary {by_id}{PRIMARY} --dpsr {by_id}{DPSR} --confirm {DPSR}");
+    dpsr(machine, &words).map(drop)
+}
+
+/// The DPSR disk is made bootable once; then the primary is pulled, and both kinds of firmware start the kernel
+/// and the initramfs from it.
+fn dpsr_disk_alone(rig: &Rig) -> Result<()> {
+    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
+    booted(&mut machine, "the primary by UEFI")?;
+    init(&mut machine)?;
+    let done = dpsr_json(&mut machine, "boot install")?;
+    must(done.find("bios") == Some(&Json::Bool(true)), || format!("{done:?}"))?;
+    must(done.find("uefi_signed") == Some(&Json::Bool(true)), || format!("{done:?}"))?;
+
+    let again = dpsr_json(&mut machine, "boot update")?;
+    let idle = again.find("initramfs") == Some(&Json::Null) && again.list("written")?.is_empty();
+    must(idle, || format!("a second update wrote something: {again:?}"))?;
+    let status = dpsr_json(&mut machine, "boot status")?;
+    must(status.find("current") == Some(&Json::Bool(true)), || format!("{status:?}"))?;
+    must(status.list("findings")?.is_empty(), || format!("{status:?}"))?;
+    let guest = machine.guest()?;
+    let order = guest.ok("efibootmgr")?;
+    must(order.contains("DPSR"), || format!("the firmware's list: {order}"))?;
+    let left = guest.ok("findmnt --noheadings --list --types vfat --output TARGET")?;
+    must(left == "/boot/efi\n", || format!("mounted: {left}"))?;
+    machine.shut_down()?;
+
+    for start in [Start::Bios, Start::Uefi] {
+        let words = ["DPSR disk: loading the kernel", "Linux version", "dpsr.boot=auto", "dracut-cmdline"];
+        let took = rig.machine(start.clone(), &[&rig.dpsr])?.watch(&words, PATIENCE)?;
+        let seconds = took.as_secs_f64();
+        say(format_args!("the DPSR disk alone by {start:?}, until its initramfs runs: {seconds:.1} s"));
+    }
+    Ok(())
+}

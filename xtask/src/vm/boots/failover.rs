@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The disk is pulled, the machine comes back by itself, and goes back to its disk.
+
+use std::env;
+use std::time::Instant;
+
+use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
+use crate::Result;
+use crate::json::Json;
+use crate::vm::installed::{ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+use crate::vm::machine::{Disk, Machine, Start};
+use crate::vm::{PRIMARY, must};
+
+/// The device on which everything of the primary lies where it is wrapped, or where the copy stands for it.
+const ROOT: &str = "/dev/mapper/dpsr-";
+
+/// Everything once, in the order in which it happens to somebody: by UEFI and by BIOS.
+pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
+    prepared(rig)?;
+    failed_over(rig, Start::Bios)?;
+    went_on(rig, Start::Uefi)?;
+    old_primary_does_not_win(rig)?;
+    back(rig)
+}
+
+pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result<Machine> {
+    let mut machine = rig.machine(start, disks)?;
+    booted(&mut machine, what)?;
+    Ok(machine)
+}
+
+/// Paired, wrapped from the next start on, two generations, and something newer than both.
+fn prepared(rig: &Rig) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
+    is_the_primary(&mut machine)?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    directly_after_the_primary(&mut machine)?;
+    root_by_partuuid(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    swaps(&mut machine)?;
+    mark(&mut machine, "first")?;
+    dpsr(&mut machine, "sync")?;
+    mark(&mut machine, "second")?;
+    let synced = dpsr_json(&mut machine, "sync")?;
+    must(synced.number("generation")? == 2, || format!("{synced:?}"))?;
+    say(format_args!("the primary waited {} ms for the moment", synced.number("pause_ms")?));
+    mark(&mut machine, "third")?;
+    machine.power_cut();
+    Ok(())
+}
+
+/// In the firmware's order the DPSR disk follows what has just started the primary.
+fn directly_after_the_primary(machine: &mut Machine) -> Result<()> {
+    let list = machine.guest()?.ok("efibootmgr")?;
+    let value = |name: &str| list.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let current = value("BootCurrent:").unwrap_or_default();
+    let order: Vec<&str> = value("BootOrder:").unwrap_or_default().split(',').collect();
+    let next = order.windows(2).find(|pair| pair[0] == current).map(|pair| pair[1]);
+    let ours = next.is_some_and(|number| list.contains(&format!("Boot{number}* DPSR system")));
+    must(ours, || format!("the firmware's list: {list}"))
+}
+
+/// From the next start on the kernel is told another name of the root; everything else goes by UUID. The DPSR disk
+/// follows with the next sync.
+fn root_by_partuuid(machine: &mut Machine) -> Result<()> {
+    let change = format!("s/root=UUID={ROOT_UUID}/root=PARTUUID={ROOT_PARTUUID}/");
+    machine.guest()?.ok(&format!("sed --in-place {change} /boot/grub/grub.cfg && sync")).map(drop)
+}
+
+/// Puts the record of the pair into the primary's initramfs, as `dracut --force` does: that takes minutes in
+/// emulation, so that it is done only where there is time (`DPSR_VM_LONG=1`). Elsewhere the record is added to
+/// the image there is, which the kernel unpacks as well. (`buffer-format.rst`)
+pub(super) fn record_in_initramfs(machine: &mut Machine) -> Result<()> {
+    let long = env::var("DPSR_VM_LONG").is_ok_and(|it| it == "1");
+    let add =
+        "cd / && find etc/dpsr | cpio --quiet --create --format=newc >>/boot/initrd.img-$(uname -r) && sync";
+    let start = Instant::now();
+    let made = machine.guest()?.run_within(PATIENCE, if long { "dracut --force --quiet" } else { add })?;
+    say(format_args!("the record put into the initramfs: {:.1} s", start.elapsed().as_secs_f64()));
+    must(made.code == 0, || format!("the initramfs: {}", made.output))
+}
+
+/// The primary is not there: the machine is as it was at the last generation, and says so.
+fn failed_over(rig: &Rig, start: Start) -> Result<()> {
+    let mut machine = on(rig, start, &[&rig.dpsr], "from the copy, the primary missing")?;
+    is_the_primary(&mut machine)?;
+    swaps(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    marked(&mut machine, "second")?;
+    let told = machine
+        .guest()?
+        .ok("cat /run/motd.d/*; journalctl --boot --grep 'runs from its copy' --output cat")?;
+    for words in
+        ["RUNS FROM ITS COPY", "the primary is missing", "generation 2 of", "it runs from its copy on"]
+    {
+        must(told.contains(words), || format!("nobody was told {words:?}: {told}"))?;
+    }
+    let status = dpsr_json(&mut machine, "status")?;
+    must(status.text("state")? == "live", || format!("{status:?}"))?;
+    for refused in ["sync", "export 1 -", "drop 1", "scrub"] {
+        let done = machine.guest()?.run(&format!("dpsr {refused} >/dev/null"))?;
+        must(done.code == 3, || format!("dpsr {refused} ended with {}: {}", done.code, done.output))?;
+    }
+    mark(&mut machine, "fourth")?;
+    machine.power_cut();
+    Ok(())
+}
+
+/// The next start goes on with what was written.
+fn went_on(rig: &Rig, start: Start) -> Result<()> {
+    let mut machine = on(rig, start, &[&rig.dpsr], "from the copy again")?;
+    is_the_primary(&mut machine)?;
+    swaps(&mut machine)?;
+    marked(&mut machine, "fourth")?;
+    mark(&mut machine, "fifth")?;
+    machine.shut_down()
+}
+
+/// The old primary is there again, in both orders, and its own loader starts: the copy has what is newer.
+fn old_primary_does_not_win(rig: &Rig) -> Result<()> {
+    for (disks, what) in [
+        ([&rig.primary, &rig.dpsr], "with the old primary first"),
+        ([&rig.dpsr, &rig.primary], "with the old primary second"),
+    ] {
+        let mut machine = on(rig, Start::Bios, &disks, what)?;
+        marked(&mut machine, "fifth")?;
+        let root = machine.guest()?.ok("findmnt --noheadings --output SOURCE /; findfs PARTLABEL=root")?;
+        must(root.lines().all(|line| line.starts_with(ROOT)), || format!("the root is {root}"))?;
+        let links =
+            machine.guest()?.ok("readlink --canonicalize /dev/disk/by-uuid/* /dev/disk/by-partuuid/*")?;
+        let raw = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
+        must(!links.contains(&format!("/dev/{}", raw.trim())), || format!("links to {raw}: {links}"))?;
+        machine.shut_down()?;
+    }
+    Ok(())
+}
+
+/// Back to the old primary's disk: refused while it may hold something, then copied, finished by the next
+/// start, and synced as if nothing had been. By UEFI: this BIOS tries the first disk alone, which cannot be
+/// booted from until all is copied.
+fn back(rig: &Rig) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "to go back")?;
+    let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
+    let to = format!("failback --to /dev/{}", disk.trim());
+    let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
+    let warned = refused.code == 3 && refused.output.contains("--discard-primary");
+    must(warned, || format!("{}: {}", refused.code, refused.output))?;
+    let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {PRIMARY}"))?;
+    say(format_args!("the last pass found {} bytes that differ", begun.number("last_pass")?));
+    mark(&mut machine, "sixth")?;
+    restarted(&mut machine, "the rest copied, and the primary started")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    swaps(&mut machine)?;
+    marked(&mut machine, "sixth")?;
+    let status = dpsr_json(&mut machine, "status")?;
+    let clean = status.text("state")? == "clean" && status.number("generation")? == 2;
+    must(clean, || format!("{status:?}"))?;
+    let told = machine.guest()?.run("cat /run/motd.d/10-dpsr")?;
+    must(told.code != 0, || format!("a login is told: {}", told.output))?;
+    let synced = dpsr_json(&mut machine, "sync")?;
+    must(synced.number("generation")? == 3, || format!("{synced:?}"))?;
+    let scrubbed = dpsr_json(&mut machine, "scrub")?;
+    must(scrubbed.number("found")? == 0, || format!("{scrubbed:?}"))?;
+    uninstalled(&mut machine)?;
+    machine.shut_down()
+}
+
+/// The DPSR disk boots nothing any more, and its store is as it was.
+fn uninstalled(machine: &mut Machine) -> Result<()> {
+    dpsr(machine, "boot uninstall")?;
+    let status = dpsr_json(machine, "boot status")?;
+    must(status.find("current") == Some(&Json::Bool(false)), || format!("{status:?}"))?;
+    let left = "efibootmgr | grep DPSR; mount -o ro /dev/disk/by-label/DPSR-ESP /mnt && find /mnt -mindepth 1 && \
+                umount /mnt; dd if=/dev/disk/by-id/virtio-dpsr bs=440 count=1 status=none | tr -d '\\000'";
+    let left = machine.guest()?.run(left)?;
+    must(left.code == 0 && left.output.is_empty(), || format!("left of what boots: {}", left.output))?;
+    let again = machine.guest()?.run("dpsr boot update")?;
+    must(again.code != 0, || format!("an update made it again: {}", again.output))?;
+    let status = dpsr_json(machine, "status")?;
+    must(status.number("generation")? == 3, || format!("{status:?}"))
+}
+
+pub(super) fn restarted(machine: &mut Machine, what: &str) -> Result<()> {
+    let start = Instant::now();
+    machine.restart(PATIENCE)?;
+    say(format_args!("{what}: {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// There is swap under the UUID that fstab names, though none was copied.
+pub(super) fn swaps(machine: &mut Machine) -> Result<()> {
+    let swap = machine.guest()?.ok("swapon --noheadings --show=UUID,SIZE --bytes")?;
+    must(swap.starts_with(SWAP_UUID), || format!("the swap space is {swap:?}"))
+}
+
+/// What nobody but the test writes.
+pub(super) fn mark(machine: &mut Machine, word: &str) -> Result<()> {
+    machine.guest()?.ok(&format!("echo {word} >/root/marker; sync")).map(drop)
+}
+
+pub(super) fn marked(machine: &mut Machine, word: &str) -> Result<()> {
+    let found = machine.guest()?.ok("cat /root/marker")?;
+    must(found.trim() == word, || format!("the marker is {:?}, not {word:?}", found.trim()))
+}
+
+pub(super) fn stands_on_dpsr(machine: &mut Machine) -> Result<()> {
+    let source = machine.guest()?.ok("findmnt --noheadings --output SOURCE /")?;
+    must(source.starts_with(ROOT), || format!("the root is {source}"))
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Disks that are slow, hang, fail or are healed, while the guest uses them. QEMU does it, so that the guest
+//! sees the disk itself: same node, same serial number, no layer of its own.
+//!
+//! * slow and hanging: the throttle of the device (`block_set_io_throttle`). At one byte a second the first
+//!   request is let through, and the next waits for as many seconds as that one had bytes. Requests that
+//!   wait go on when the throttle is lifted. A flush is not held up, but there is none before its writes.
+//! * failing: `blockdev-reopen` puts a `blkdebug` node, which answers requests with EIO, between the node of
+//!   the disk and its file. Flushes succeed, because QEMU flushes when it takes that node out again.
+//!
+//! A machine that is switched off and on has healthy disks.
+
+use super::machine::{Machine, device};
+use crate::Result;
+
+impl Machine {
+    /// From now on the disk moves this many bytes a second, reads and writes together.
+    pub fn slow(&mut self, disk: &str, bytes: u64) -> Result<()> {
+        let others = "\"bps_rd\":0,\"bps_wr\":0,\"iops\":0,\"iops_rd\":0,\"iops_wr\":0";
+        let arguments = format!("{{\"id\":\"{}\",\"bps\":{bytes},{others}}}", backend(disk));
+        self.qmp()?.execute("block_set_io_throttle", &arguments)
+    }
+
+    /// From now on the disk answers one more request, and then none.
+    pub fn hang(&mut self, disk: &str) -> Result<()> {
+        self.slow(disk, 1)
+    }
+
+    /// From now on every read, write and discard of the disk is an I/O error.
+    pub fn fail(&mut self, disk: &str) -> Result<()> {
+        let rule = |kind| format!("{{\"event\":\"none\",\"iotype\":\"{kind}\",\"errno\":5}}");
+        let rules = ["read", "write", "write-zeroes", "discard"].map(rule).join(",");
+        let broken = format!(
+            "{{\"driver\":\"blkdebug\",\"node-name\":\"{disk}-broken\",\"image\":\"{disk}-file\",\
+             \"inject-error\":[{rules}]}}"
+        );
+        self.qmp()?.execute("blockdev-add", &broken)?;
+        self.stand_on(disk, "broken")
+    }
+
+    /// Ends whatever one of these made of the disk.
+    pub fn heal(&mut self, disk: &str) -> Result<()> {
+        self.slow(disk, 0)?;
+        let nodes = self.qmp()?.ask("query-named-block-nodes", "{\"flat\":true}")?;
+        let broken = format!("{disk}-broken");
+        if !nodes.list("return")?.iter().any(|node| node.text("node-name") == Ok(&broken)) {
+            return Ok(());
+        }
+        self.stand_on(disk, "file")?;
+        self.qmp()?.execute("blockdev-del", &format!("{{\"node-name\":\"{broken}\"}}"))
+    }
+
+    /// How many bytes the guest has written to the disk since it was switched on.
+    pub fn written(&mut self, disk: &str) -> Result<u64> {
+        let stats = self.qmp()?.ask("query-blockstats", "{}")?;
+        let ours = stats.list("return")?.iter().find(|one| one.text("qdev") == Ok(&backend(disk)));
+        ours.ok_or_else(|| format!("QEMU counts nothing of {disk}"))?.number("wr_bytes")
+    }
+
+    /// Puts the node of the disk over another one.
+    fn stand_on(&mut self, disk: &str, node: &str) -> Result<()> {
+        let options = format!(
+            "{{\"options\":[{{\"driver\":\"raw\",\"node-name\":\"{disk}\",\"discard\":\"unmap\",\
+             \"file\":\"{disk}-{node}\"}}]}}"
+        );
+        self.qmp()?.execute("blockdev-reopen", &options)
+    }
+}
+
+/// What QEMU calls the part of the device that moves the data.
+fn backend(disk: &str) -> String {
+    format!("/machine/peripheral/{}/virtio-backend", device(disk))
+}
