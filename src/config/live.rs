@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a primary in use is read: the `[live]` part of a pair's record.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, MIB};
+
+/// The least that makes sense for pre-images.
+const LEAST: Bytes = Bytes(64 * MIB);
+/// What is taken at most where nobody said how much.
+const MOST: Bytes = Bytes(1024 * MIB);
+
+/// Where the primary's pre-images go while its snapshot is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CowPlace {
+    /// Locked memory: nothing that fails or hangs can stand between the primary and its writes.
+    #[default]
+    Memory,
+    /// A file on a third disk.
+    Path(PathBuf),
+}
+
+/// What the administrator decided about live syncs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LiveConfig {
+    /// Where pre-images go.
+    pub cow: CowPlace,
+    /// How many bytes they may take; a sixteenth of the memory, but 64 MiB to 1 GiB, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cow_size: Option<Bytes>,
+    /// How many seconds without a write make a moment quiet.
+    pub quiet: u64,
+    /// After how many seconds the moment is taken, quiet or not.
+    pub quiet_limit: u64,
+}
+
+impl Default for LiveConfig {
+    fn default() -> Self {
+        Self { cow: CowPlace::default(), cow_size: None, quiet: 5, quiet_limit: 30 }
+    }
+}
+
+impl LiveConfig {
+    /// Whether nothing was decided, so that the record need not mention it.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How many bytes pre-images may take on a machine with so much memory.
+    pub fn cow_size(&self, memory: Bytes) -> Bytes {
+        self.cow_size.unwrap_or(Bytes(memory.0 / 16).clamp(LEAST, MOST).round_down(MIB))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::GIB;
+
+    #[test]
+    fn a_sixteenth_of_the_memory_within_bounds() {
+        let live = LiveConfig::default();
+        assert_eq!(live.cow_size(Bytes(GIB / 2)), LEAST);
+        assert_eq!(live.cow_size(Bytes(8 * GIB)), Bytes(GIB / 2));
+        assert_eq!(live.cow_size(Bytes(512 * GIB)), MOST);
+        assert_eq!(LiveConfig { cow_size: Some(Bytes(7)), ..live }.cow_size(Bytes(GIB)), Bytes(7));
+    }
+
+    #[test]
+    fn as_written_by_hand() {
+        let read = |text: &str| toml::from_str::<LiveConfig>(text);
+        assert_eq!(read("").unwrap(), LiveConfig::default());
+        assert_eq!(read("cow = 'memory'\nquiet = 1").unwrap().quiet, 1);
+        let path = read("cow = { path = '/var/cow' }\ncow_size = 1073741824").unwrap();
+        assert_eq!((path.cow, path.cow_size), (CowPlace::Path("/var/cow".into()), Some(Bytes(GIB))));
+        assert!(read("cows = 'memory'").is_err());
+    }
+}
