@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs of others that know a format dpsr does not.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::signal;
+
+/// Long enough for a slow disk, short enough for a person.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Runs `program`, which must succeed within a minute; what it printed. `package` is where to get it.
+pub fn run(program: &str, package: &str, args: &[&str]) -> Result<String> {
+    run_within(DEADLINE, program, package, args)
+}
+
+/// The same with another deadline.
+pub fn run_within(deadline: Duration, program: &str, package: &str, args: &[&str]) -> Result<String> {
+    let mut command = command(program, args);
+    // What it starts itself ends with it.
+    command.process_group(0);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let output = finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
+    Err(failed(program, last.trim()))
+}
+
+/// The same for a program that may ask a person something, and so may take its time.
+pub fn converse(program: &str, package: &str, args: &[&str]) -> Result<()> {
+    let status = command(program, args).status().map_err(|error| missing(program, package, &error))?;
+    if status.success() { Ok(()) } else { Err(failed(program, &format!("it ended with {status}"))) }
+}
+
+fn command(program: &str, args: &[&str]) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.args(args).env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
+}
+
+/// What a child printed, once it has ended. One that does not is killed, with all it has started; so it is where
+/// dpsr itself is to end.
+fn finished(program: &str, child: Child, deadline: Duration) -> Result<Output> {
+    let group = Pid::from_raw(child.id().cast_signed());
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    let until = Instant::now() + deadline;
+    // Once dpsr is to end, what it starts is there to clean up.
+    let ending = signal::interrupted();
+    let why = loop {
+        match told.recv_timeout(GLANCE) {
+            Ok(output) => return output.map_err(|error| failed(program, &error.to_string())),
+            Err(RecvTimeoutError::Disconnected) => break failed(program, "nobody waits for it"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if signal::interrupted() && !ending {
+            break Error::new(Kind::Interrupted, format!("running {program}"), "it was to end, and did");
+        }
+        if Instant::now() >= until {
+            break failed(program, &format!("it has not ended after {deadline:?}"));
+        }
+    };
+    // Not reaped yet, so the number is still its own.
+    killpg(group, Signal::SIGKILL).unwrap_or_default();
+    Err(why)
+}
+
+fn missing(program: &str, package: &str, error: &io::Error) -> Error {
+    let next = format!("install it (package {package})");
+    Error::new(Kind::Refused, format!("running {program}"), error.to_string()).next(next)
+}
+
+fn failed(program: &str, why: &str) -> Error {
+    Error::new(Kind::Internal, format!("running {program}"), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_says_last_is_the_reason() {
+        assert_eq!(run("echo", "coreutils", &["x"]).unwrap(), "x\n");
+        let error = run("sh", "dash", &["-c", "echo first >&2; echo second >&2; exit 3"]).unwrap_err();
+        insta::assert_snapshot!(error, @"running sh: second");
+        let error = run("no-such-tool-of-ours", "nothing", &[]).unwrap_err();
+        insta::assert_snapshot!(error, @"running no-such-tool-of-ours: No such file or directory (os error 2); install it (package nothing)");
+        assert_eq!(error.kind(), Kind::Refused);
+    }
+    #[test]
+    fn one_that_hangs_ends_with_all_it_has_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let alive = folder.path().join("alive");
+        let script = format!("(sleep 2; touch {}) & sleep 60", alive.display());
+        let start = Instant::now();
+        let error = run_within(Duration::from_millis(300), "sh", "dash", &["-c", &script]).unwrap_err();
+        insta::assert_snapshot!(error, @"running sh: it has not ended after 300ms");
+        assert!(start.elapsed() < Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(3));
+        assert!(!alive.exists(), "what it had started went on");
+    }
+}
