@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Would this machine boot from its DPSR disk? What is in the way, each with the line to change. Pure: texts
+//! and facts in, findings out.
+
+use serde::Serialize;
+
+use super::line;
+
+/// Something in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether a boot without the primary fails for it; otherwise it is only to be known.
+    pub fatal: bool,
+    /// What is wrong, and where.
+    pub what: String,
+    /// What to change.
+    pub change: String,
+}
+
+impl Finding {
+    pub(super) fn fatal(what: impl Into<String>, change: impl Into<String>) -> Self {
+        Self { fatal: true, what: what.into(), change: change.into() }
+    }
+
+    fn known(what: impl Into<String>, change: impl Into<String>) -> Self {
+        Self { fatal: false, what: what.into(), change: change.into() }
+    }
+}
+
+/// Whether a name of a device means whichever disk was found first: another one once the primary is gone.
+fn moves(name: &str) -> bool {
+    let Some(name) = name.strip_prefix("/dev/") else { return false };
+    let disk = ["sd", "hd", "vd", "xvd"].iter().any(|kind| {
+        name.strip_prefix(kind).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    });
+    disk || name.starts_with("nvme") || name.starts_with("mmcblk")
+}
+
+/// What the kernel is told.
+pub fn command_line(text: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    match line::value(text, "root") {
+        Some(root) if moves(&root) => found.push(Finding::fatal(
+            format!("root={root} on the kernel's command line means another disk once the primary is gone"),
+            "boot with root=UUID=… (on Debian: take GRUB_DISABLE_LINUX_UUID out of /etc/default/grub, then update-grub)",
+        )),
+        None => found.push(Finding::fatal(
+            "the kernel's command line does not name the root",
+            "boot with root=UUID=… on the command line",
+        )),
+        _ => {}
+    }
+    if let Some(resume) = line::value(text, "resume").filter(|resume| moves(resume)) {
+        found.push(Finding::known(
+            format!("resume={resume} on the kernel's command line is left out of a boot from the DPSR disk"),
+            "nothing, or resume=UUID=…, which means the same swap space on every boot",
+        ));
+    }
+    found
+}
+
+/// What fstab(5) says. `copied` tells whether what a source names is in the copy; `None` where nobody knows.
+pub fn fstab(text: &str, copied: impl Fn(&str) -> Option<bool>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [source, at, kind, rest @ ..] = &fields[..] else { continue };
+        let options = rest.first().copied().unwrap_or_default();
+        let disk = source.starts_with("/dev/") || source.contains("UUID=") || source.contains("LABEL=");
+        if !disk || options.split(',').any(|option| option == "noauto") {
+            continue;
+        }
+        if moves(source) {
+            found.push(Finding::fatal(
+                format!("/etc/fstab mounts {at} by {source}, which is another disk once the primary is gone"),
+                format!("/etc/fstab: write UUID=… instead of {source}; blkid tells it"),
+            ));
+        }
+        let needed = *kind != "swap" && options.split(',').all(|option| option != "nofail");
+        if needed && copied(source) == Some(false) {
+            found.push(Finding::fatal(
+                format!("/etc/fstab waits for {at} ({source}), which is not in the copy"),
+                format!("/etc/fstab: add nofail to the options of {at}"),
+            ));
+        }
+    }
+    found
+}
+
+/// What crypttab(5) says.
+pub fn crypttab(text: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [name, source, rest @ ..] = &fields[..] else { continue };
+        if moves(source) {
+            found.push(Finding::fatal(
+                format!(
+                    "/etc/crypttab opens {name} on {source}, which is another disk once the primary is gone"
+                ),
+                format!("/etc/crypttab: write UUID=… instead of {source}; blkid tells it"),
+            ));
+        }
+        let key = rest.first().copied().unwrap_or("none");
+        let options = rest.get(1).copied().unwrap_or_default();
+        if key == "none" || key == "-" || options.contains("tpm2-device") {
+            found.push(Finding::known(
+                format!("the LUKS volume {name} will ask for its passphrase at a failover"),
+                "nothing; have a passphrase that somebody knows, because a TPM gives no key to another loader",
+            ));
+        }
+    }
+    found
+}
+
+/// What the root stands on: the type of its filesystem, and the disks below it besides the primary.
+pub fn stack(kind: &str, others: &[String]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if ["zfs", "bcachefs"].contains(&kind) {
+        let change = "another filesystem for the root";
+        found
+            .push(Finding::fatal(format!("the root is {kind}, which dpsr cannot start from a copy"), change));
+    }
+    if !others.is_empty() {
+        found.push(Finding::fatal(
+            format!(
+                "the root needs disks besides the primary, which are not in the copy: {}",
+                others.join(", ")
+            ),
+            "move the root onto the primary alone (pvmove and vgreduce, or btrfs device remove)",
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(found: Vec<Finding>) -> String {
+        let one = |it: Finding| {
+            format!("{} {} -> {}\n", if it.fatal { "FATAL" } else { "known" }, it.what, it.change)
+        };
+        found.into_iter().map(one).collect()
+    }
+
+    #[test]
+    fn what_would_not_boot_is_named_with_the_line_to_change() {
+        let line = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro resume=/dev/sda3";
+        let fstab_text = "# /dev/sda1 /\nUUID=1 / ext4 defaults 0 1\n/dev/sda3 none swap sw 0 0\n\
+            /dev/nvme0n1p2 /home ext4 defaults 0 2\nUUID=2 /srv ext4 defaults 0 2\nUUID=3 /mnt ext4 defaults,nofail 0 2\n\
+            UUID=4 /x ext4 noauto 0 0\nproc /proc proc defaults 0 0\nserver:/a /b nfs defaults 0 0\n";
+        let copied = |source: &str| match source {
+            "UUID=2" | "UUID=3" | "UUID=4" => Some(false),
+            _ => Some(true),
+        };
+        let crypt = "root UUID=5 none luks\nswap /dev/sda3 /dev/urandom swap\n";
+        let others = ["sdc".to_owned()];
+        let all = [command_line(line), fstab(fstab_text, copied), crypttab(crypt), stack("zfs", &others)];
+        insta::assert_snapshot!(told(all.concat()));
+    }
+
+    #[test]
+    fn a_usual_system_is_fine() {
+        let fstab_text = "UUID=1 / ext4 errors=remount-ro 0 1\nUUID=AB-CD /boot/efi vfat umask=0077 0 2\n\
+            /dev/mapper/vg-home /home ext4 defaults 0 2\n";
+        let all = [
+            command_line("root=UUID=1 ro quiet"),
+            fstab(fstab_text, |_| Some(true)),
+            crypttab("# none\n"),
+            stack("ext4", &[]),
+        ];
+        assert_eq!(all.concat(), []);
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What GRUB reads on the DPSR disk: two texts that ask no disk anything but which one has this ESP.
+
+use super::fat::VolumeId;
+use crate::time::utc;
+use crate::units::Generation;
+
+/// Where the menu is on the ESP.
+pub const MENU: &str = "dpsr/grub.cfg";
+
+/// More than fit on a screen help nobody; all others can be named: `dpsr.generation=N`.
+const SHOWN: usize = 100;
+
+/// What a menu offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Menu<'a> {
+    /// The name of the pair.
+    pub pair: &'a str,
+    /// The directory on the ESP that holds kernel and initramfs.
+    pub folder: &'a str,
+    /// What the kernel is told, but for which pair it is, and `dpsr.boot=`.
+    pub words: &'a [String],
+    /// Generations that can be started besides the newest, the youngest first, with their times.
+    pub older: &'a [(Generation, u64)],
+    /// The serial line the menu is shown on, too: its number and its speed.
+    pub serial: Option<(u32, u32)>,
+}
+
+/// What the loader reads first, wherever it was started from: it leads to the menu. The name the menu has
+/// while it is exchanged is tried second, for a power cut in that very moment.
+pub fn early(esp: VolumeId) -> String {
+    format!("search --no-floppy --fs-uuid --set=root {esp}\nconfigfile /{MENU}\nconfigfile /{MENU}.new\n")
+}
+
+/// The menu.
+pub fn menu(menu: &Menu<'_>) -> String {
+    let mut text = "# Made by dpsr, and made anew by 'dpsr boot update'.\n".to_owned();
+    if let Some((unit, speed)) = menu.serial {
+        text.push_str(&format!(
+            "if serial --unit={unit} --speed={speed}; then\n    terminal_input console serial\n    \
+             terminal_output console serial\nfi\n"
+        ));
+    }
+    text.push_str("set default=0\nset timeout=3\n");
+    text.push_str(&menu.entry("Last generation (dpsr)", "dpsr.boot=auto"));
+    text.push_str(&menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"));
+    if !menu.older.is_empty() {
+        text.push_str("submenu 'Older generations (dpsr)' {\n");
+        for (generation, time) in menu.older.iter().take(SHOWN) {
+            let (title, words) = (
+                format!("Generation {generation}, {}", utc(*time)),
+                format!("dpsr.boot=force dpsr.generation={generation}"),
+            );
+            text.push_str(&menu.entry(&title, &words));
+        }
+        text.push_str("}\n");
+        let words = "dpsr.boot=auto dpsr.discard=aside";
+        text.push_str(&menu.entry("Give up what was written while an older generation ran (dpsr)", words));
+    }
+    text
+}
+
+impl Menu<'_> {
+    /// One entry; `last` is what its kernel is told besides what all are told.
+    fn entry(&self, title: &str, last: &str) -> String {
+        let words = self.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+        let (folder, pair) = (self.folder, self.pair);
+        format!(
+            "menuentry '{title}' {{\n    echo 'DPSR disk: loading the kernel'\n    \
+             linux /{folder}/vmlinuz {words} {last} dpsr.pair={pair}\n    \
+             echo 'DPSR disk: loading the initramfs'\n    \
+             initrd /{folder}/initrd.img /{folder}/pairs.img\n}}\n"
+        )
+    }
+}
+
+/// A word of which GRUB expands nothing.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.,:=/@%+-".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_asked_but_which_disk_it_is() {
+        insta::assert_snapshot!(early(VolumeId(0x1d3f_6bb6)));
+    }
+
+    #[test]
+    fn all_entries_start_the_same_kernel() {
+        let words = ["root=UUID=1", "ro", "x=a b$c'd", "noresume"].map(str::to_owned);
+        let older = [(Generation(7), 1_763_600_000), (Generation(3), 1_763_500_000)];
+        let menu = Menu {
+            pair: "main",
+            folder: "dpsr/0123",
+            words: &words,
+            older: &older,
+            serial: Some((0, 115_200)),
+        };
+        insta::assert_snapshot!(super::menu(&menu));
+    }
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The DPSR disk boots by itself: boot loader, kernel and initramfs on its ESP, kept in step with the system.
+//!
+//! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
+//!   ([`grub`]).
+//! * What GRUB starts is a [`set`]: kernel, initramfs, records of the pairs.
+//! * [`check`] says whether the system would come up from a copy; [`card`] is for a day without dpsr.
+//!
+//! The primary is never written, but for the initramfs generator's working files and, on UEFI machines, the
+//! firmware's list. Nothing on the DPSR disk is written before its identity was proven, by the open descriptor;
+//! its store is not touched at all. Each new file is flushed before the menu that names it replaces the old
+//! one, so that a power cut at any point leaves a disk that boots.
+
+mod bios;
+mod card;
+mod check;
+mod cpio;
+mod efi;
+mod esp;
+mod facts;
+mod fat;
+mod grub;
+mod kernel;
+mod line;
+mod nvram;
+mod place;
+mod report;
+mod set;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::failover;
+use crate::failover::decide::is_newer;
+use crate::open::{self, OpenStore, now};
+use crate::status::status;
+
+pub use check::Finding;
+use esp::{Access, Esp};
+pub use report::{BootStatus, report};
+pub use set::Made;
+
+/// What was done to the ESP.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Updated {
+    /// Whether the ESP was made, and empty, before.
+    pub esp_made: bool,
+    /// The kernel the DPSR disk starts now.
+    pub kernel: String,
+    /// Where a new initramfs came from; `None` where the present one still serves.
+    pub initramfs: Option<Made>,
+    /// What else was written: loaders, menu, recovery card, the firmware's list.
+    pub written: Vec<String>,
+    /// Whether BIOS can start the disk.
+    pub bios: bool,
+    /// Whether UEFI can, and with Secure Boot: `Some(true)`.
+    pub uefi_signed: Option<bool>,
+    /// What did not go as it should, and leaves a disk that boots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Where the system is; tests have another one.
+fn root() -> &'static Path {
+    Path::new("/")
+}
+
+/// Makes the DPSR disk of the pair bootable, and keeps it so from now on: every sync updates it.
+pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
+    let mut config = config::choose(dir, name)?;
+    refuse(&report::findings(&config)?)?;
+    let _alone = alone()?;
+    let made = make_esp(dir, &config.name)?;
+    if !config.boot {
+        // Before the set is made, which holds the record.
+        config.boot = true;
+        config::save(dir, &config)?;
+    }
+    Ok(Updated { esp_made: made, ..brought_up_to_date(dir, &config.name)? })
+}
+
+/// Brings what the DPSR disk boots up to date; writes only what differs.
+pub fn update(dir: &Path, name: Option<&str>) -> Result<Updated> {
+    let _alone = alone()?;
+    let config = config::choose(dir, name)?;
+    if !config.boot {
+        return Err(not_installed());
+    }
+    brought_up_to_date(dir, &config.name)
+}
+
+fn brought_up_to_date(dir: &Path, name: &str) -> Result<Updated> {
+    let mut updated = fill(dir, name)?;
+    if let Err(error) = settle_bios(dir, name, &mut updated) {
+        // While a system runs from the disk, nobody gets it for writing.
+        updated.warnings.push(format!("the boot loader for BIOS is as it was: {error}"));
+    }
+    Ok(updated)
+}
+
+/// Takes away what makes the DPSR disk boot; its store stays.
+pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<()> {
+    let _alone = alone()?;
+    let mut config = config::choose(dir, name)?;
+    // While a system runs from it, nobody gets it for writing.
+    let store = open::look(dir, Some(&config.name))?;
+    if is_newer(store.contents.superblock.state) {
+        let why = "the system is on it and nowhere else: without its loader nothing would start";
+        return Err(Error::new(Kind::Refused, "taking away what boots", why)
+            .on(store.dpsr.probe.name())
+            .left("nothing was changed")
+            .next("go back to a disk first: 'dpsr failback'"));
+    }
+    drop(store);
+    let store = open::writable(dir, Some(&config.name))?;
+    // From here on no sync brings it back.
+    config.boot = false;
+    config::save(dir, &config)?;
+    if store.dpsr.store.bios_boot.is_some() {
+        bios::clear(store.dpsr.as_ref())?;
+    }
+    // The claim on the whole disk would keep its partition from being mounted.
+    drop(store);
+    let store = open::store(dir, Some(&config.name))?;
+    let Some(esp) = Esp::mount(&store, Access::Write)? else { return Ok(()) };
+    let flushed = |top: &Path| {
+        place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
+    };
+    // The menu first: a disk without it starts nothing, whatever else is still there.
+    place::remove(esp.path(), grub::MENU)?;
+    flushed(&esp.path().join("dpsr"))?;
+    for path in ["EFI", "dpsr", card::NAME] {
+        place::remove(esp.path(), path)?;
+    }
+    flushed(esp.path())?;
+    if nvram::is_there(root()) { nvram::clear(&config.name, &guid(&esp)?) } else { Ok(()) }
+}
+
+/// Makes the filesystem of the ESP, if dpsr did not make it before. Whether it did now.
+fn make_esp(dir: &Path, name: &str) -> Result<bool> {
+    let store = open::store(dir, Some(name))?;
+    let esp = store.dpsr.store.esp.clone().ok_or_else(|| esp::none(&store))?;
+    if fat::read(store.dpsr.as_ref(), &esp)?.is_some() {
+        return Ok(false);
+    }
+    drop(store);
+    let store = open::writable(dir, Some(name))?;
+    let esp = store.dpsr.store.esp.clone().ok_or_else(|| esp::none(&store))?;
+    fat::make(store.dpsr.as_ref(), store.dpsr.probe.block, &esp).map(|_| true)
+}
+
+/// Everything on the ESP: the set, then the loaders, then the menu, then what the menu named before goes.
+fn fill(dir: &Path, name: &str) -> Result<Updated> {
+    let store = open::store(dir, Some(name))?;
+    let esp = Esp::mount(&store, Access::Write)?.ok_or_else(not_installed)?;
+    let wanted = set::Wanted::of(root(), &preferred_kernel(), dir)?;
+    let mut updated = Updated { kernel: wanted.kernel.version.clone(), ..Updated::default() };
+    if !wanted.is_on(esp.path()) {
+        updated.initramfs = Some(wanted.make(root(), &esp)?);
+    }
+    let mut settle = |path: &str, content: &[u8]| -> Result<()> {
+        if place::settle(esp.path(), path, content)? {
+            updated.written.push(path.to_owned());
+        }
+        Ok(())
+    };
+    let loader = efi::loader(root(), esp.id)?;
+    for (path, content) in loader.iter().flat_map(|loader| &loader.files) {
+        settle(path, content)?;
+    }
+    settle(grub::MENU, menu(&store, &wanted)?.as_bytes())?;
+    // The card says nothing of syncs that failed.
+    let card = card::card(&store.config, &store.dpsr.store, &status(&store, Path::new(""), now()));
+    settle(card::NAME, card.as_bytes())?;
+    updated.uefi_signed = loader.map(|loader| loader.signed);
+    set::remove_others(esp.path(), &wanted.name)?;
+    if nvram::is_there(root()) && updated.uefi_signed.is_some() {
+        match in_firmware(&store, &esp) {
+            Ok(true) => updated.written.push("the firmware's boot list".to_owned()),
+            Ok(false) => {}
+            // The fallback path starts the disk without it.
+            Err(error) => updated.warnings.push(format!("the firmware's boot list is as it was: {error}")),
+        }
+    }
+    Ok(updated)
+}
+
+/// The menu that belongs on the ESP of a pair.
+fn menu(store: &OpenStore, wanted: &set::Wanted) -> Result<String> {
+    let line = command_line()?;
+    let (words, serial) = (line::cleaned(&line), line::serial(&line));
+    let current = store.contents.current();
+    let older = store.contents.index.generations.iter().rev().filter(|one| Some(one.generation) < current);
+    let older: Vec<_> = older.map(|record| (record.generation, record.time)).collect();
+    let (pair, folder) = (&store.config.name, &wanted.folder());
+    Ok(grub::menu(&grub::Menu { pair, folder, words: &words, older: &older, serial }))
+}
+
+/// The entry in the firmware's list. Whether it was written.
+fn in_firmware(store: &OpenStore, esp: &Esp) -> Result<bool> {
+    let number = esp.number().ok_or_else(not_installed)?;
+    let disk = store.dpsr.probe.canonical.display().to_string();
+    nvram::settle(&store.config.name, &disk, number, &guid(esp)?)
+}
+
+/// The partition's GUID, as udev and blkid read it from the table of the proven disk.
+fn guid(esp: &Esp) -> Result<String> {
+    let uevent = esp.node.attr("uevent").unwrap_or_default();
+    let told = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID="));
+    if let Some(guid) = told {
+        return Ok(guid.to_ascii_lowercase());
+    }
+    let node = esp.node.path();
+    let words = ["-p", "-o", "value", "-s", "PART_ENTRY_UUID", fat::path_text(&node)?];
+    Ok(crate::mount::tool::run("blkid", "util-linux", &words)?.trim().to_ascii_lowercase())
+}
+
+/// The loader for BIOS, where the disk has a place for it: written only where it differs.
+fn settle_bios(dir: &Path, name: &str, updated: &mut Updated) -> Result<()> {
+    let loader = {
+        let store = open::store(dir, Some(name))?;
+        let found = &store.dpsr.store;
+        let (Some(partition), Some(esp)) = (&found.bios_boot, &found.esp) else { return Ok(()) };
+        let Some(id) = fat::read(store.dpsr.as_ref(), esp)? else { return Ok(()) };
+        let Some(loader) = bios::Loader::new(root(), partition, id)? else { return Ok(()) };
+        updated.bios = true;
+        if loader.stands_on(store.dpsr.as_ref())? {
+            return Ok(());
+        }
+        loader
+    };
+    let store = open::writable(dir, Some(name))?;
+    loader.write(store.dpsr.as_ref())?;
+    updated.written.push("the boot loader for BIOS".to_owned());
+    Ok(())
+}
+
+/// Refuses where the system would not come up from its copy.
+fn refuse(findings: &[Finding]) -> Result<()> {
+    let Some(first) = findings.iter().find(|finding| finding.fatal) else { return Ok(()) };
+    Err(Error::new(Kind::Refused, "making the DPSR disk bootable", first.what.clone())
+        .left("nothing was written")
+        .next(format!("{}; 'dpsr boot status' tells all there is", first.change)))
+}
+
+/// One of these at a time: two would exchange each other's files.
+fn alone() -> Result<File> {
+    let failed = |error: std::io::Error| {
+        Error::new(Kind::Busy, "waiting for another 'dpsr boot'", error.to_string()).next("try again")
+    };
+    fs::create_dir_all("/run/dpsr").map_err(failed)?;
+    let file = File::create("/run/dpsr/boot.lock").map_err(failed)?;
+    file.try_lock().map_err(|error| failed(error.into()))?;
+    Ok(file)
+}
+
+/// The version of the running kernel, which is known to boot this machine. From the copy a newer one starts only
+/// if it is on the ESP, so there the newest is wanted: none is named.
+fn preferred_kernel() -> String {
+    if failover::is_under_way() {
+        return String::new();
+    }
+    nix::sys::utsname::uname()
+        .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned())
+}
+
+/// What the running kernel was told.
+fn command_line() -> Result<String> {
+    let failed =
+        |error: std::io::Error| Error::new(Kind::Internal, "reading /proc/cmdline", error.to_string());
+    fs::read_to_string("/proc/cmdline").map_err(failed)
+}
+
+fn not_installed() -> Error {
+    Error::new(Kind::NotFound, "looking for what the DPSR disk boots", "nothing was installed on its ESP yet")
+        .next("run 'dpsr boot install'")
+}

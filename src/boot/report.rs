@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the DPSR disk would boot, and whether the machine would come up from it.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::check::{self, Finding};
+use super::esp::{Access, Esp};
+use super::{alone, bios, command_line, efi, facts, grub, menu, preferred_kernel, root, set};
+use crate::config::{self, PairConfig};
+use crate::error::Result;
+use crate::open;
+use crate::pair::open::{PrimaryUse, open_primary};
+use crate::pair::sysfs::Roots;
+use crate::units::Bytes;
+
+/// How it stands with the boot from the DPSR disk.
+#[derive(Clone, Debug, Serialize)]
+pub struct BootStatus {
+    /// The pair.
+    pub pair: String,
+    /// Whether the DPSR disk has something to boot.
+    pub installed: bool,
+    /// Whether that is what an update would make of it now.
+    pub current: bool,
+    /// The kernel it would boot.
+    pub kernel: Option<String>,
+    /// Whether BIOS can start it.
+    pub bios: bool,
+    /// Whether UEFI can start it; `signed` with Secure Boot, too, `unsigned` without it.
+    pub uefi: Option<&'static str>,
+    /// What is in the way of a boot without the primary.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at the ESP of the pair and at the system.
+pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
+    let config = config::choose(dir, name)?;
+    let findings = findings(&config)?;
+    let _alone = alone()?;
+    let mut report = BootStatus {
+        pair: config.name.clone(),
+        installed: false,
+        current: false,
+        kernel: None,
+        bios: false,
+        uefi: None,
+        findings,
+    };
+    let store = open::store(dir, Some(&config.name))?;
+    if store.dpsr.store.esp.is_none() {
+        return Ok(report);
+    }
+    let Some(esp) = Esp::mount(&store, Access::Read)? else { return Ok(report) };
+    let top = esp.path();
+    let Some(named) = set::named(top) else { return Ok(report) };
+    report.installed = true;
+    report.kernel = set::kernel_of(top, &named);
+    if let Some(partition) = &store.dpsr.store.bios_boot {
+        let loader = bios::Loader::new(root(), partition, esp.id)?;
+        report.bios =
+            loader.map(|loader| loader.stands_on(store.dpsr.as_ref())).transpose()?.unwrap_or(false);
+    }
+    let loader = efi::loader(root(), esp.id)?;
+    let stands = |loader: &efi::Loader| {
+        loader
+            .files
+            .iter()
+            .all(|(path, content)| fs::read(top.join(path)).is_ok_and(|found| found == *content))
+    };
+    let started = top.join("EFI/BOOT/BOOTX64.EFI").is_file();
+    let signed = top.join("EFI/BOOT/grubx64.efi").is_file();
+    report.uefi = started.then_some(if signed { "signed" } else { "unsigned" });
+    let wanted = match set::Wanted::of(root(), &preferred_kernel(), dir) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            report.findings.push(Finding::fatal(error.cause(), "then run 'dpsr boot update'"));
+            return Ok(report);
+        }
+    };
+    let menu = menu(&store, &wanted)?;
+    let menu_stands = fs::read(top.join(grub::MENU)).is_ok_and(|found| found == menu.into_bytes());
+    report.current = config.boot && menu_stands && wanted.is_on(top) && loader.as_ref().is_none_or(stands);
+    Ok(report)
+}
+
+/// What is in the way of a boot without the primary, as far as the running system tells.
+pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
+    let roots = Roots::default();
+    let primary = open_primary(&roots, config, PrimaryUse::Live)?;
+    let volumes = open::volumes_of(config, &primary.table);
+    let left_out = volumes.iter().filter(|volume| volume.left_out && volume.number > 0);
+    let left_out: Vec<Bytes> = left_out.map(|volume| volume.range.start).collect();
+    let primary = primary.probe;
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
+    let mut found = check::command_line(&command_line()?);
+    found.extend(check::fstab(&read("etc/fstab"), |source| {
+        facts::is_copied(&roots, &primary, &left_out, source)
+    }));
+    found.extend(check::crypttab(&read("etc/crypttab")));
+    found.extend(check::stack(&facts::root_kind(&roots), &facts::other_disks(&roots, &primary)));
+    Ok(found)
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A set: kernel, initramfs and records of the pairs that belong together, in a directory of the ESP that is
+//! named by what they were made of. A set that the menu names is never changed; another one is made beside it,
+//! and the old one goes once the menu names the new one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::esp::Esp;
+use super::fat::path_text;
+use super::kernel::Kernel;
+use super::{cpio, grub, place};
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::mount::tool;
+use crate::units::{Bytes, MIB};
+
+/// The directory on the ESP in which sets are.
+const ALL: &str = "dpsr";
+/// Their files.
+const FILES: [&str; 3] = ["vmlinuz", "initrd.img", "pairs.img"];
+/// What a set says of itself, written last.
+const ABOUT: &str = "about.txt";
+/// dpsr's part of an initramfs, below the root.
+const MODULE: &str = "usr/lib/dracut/modules.d/55dpsr";
+/// dracut on a small machine, with a disk that is being copied.
+const DRACUT: Duration = Duration::from_secs(900);
+/// What an initramfs is taken for before one was made.
+const GUESS: Bytes = Bytes(256 * MIB);
+
+/// What a set has to be made of.
+pub struct Wanted {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The records of all pairs, as an archive.
+    records: Vec<u8>,
+    /// The name of its directory.
+    pub name: String,
+}
+
+impl Wanted {
+    /// For the system below `root`, whose kernel is `running`, and the pairs recorded in `dir`.
+    pub fn of(root: &Path, running: &str, dir: &Path) -> Result<Self> {
+        if !root.join(MODULE).is_dir() {
+            let why = "the dracut module of dpsr is not installed, without which no initramfs can fail over";
+            return Err(Error::new(Kind::Refused, "making an initramfs", why)
+                .left("nothing was written")
+                .next(format!("install all of dpsr, {MODULE} included")));
+        }
+        let kernel = Kernel::choose(root, running)?;
+        let records = records(dir)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(kernel.inputs(root)?.as_bytes()).update(&records);
+        let name = hasher.finalize().to_hex()[..16].to_owned();
+        Ok(Self { kernel, records, name })
+    }
+
+    /// Where it is on the ESP.
+    pub fn folder(&self) -> String {
+        format!("{ALL}/{}", self.name)
+    }
+
+    /// Whether it is there, complete.
+    pub fn is_on(&self, top: &Path) -> bool {
+        let folder = top.join(self.folder());
+        let Ok(about) = fs::read_to_string(folder.join(ABOUT)) else { return false };
+        FILES.iter().all(|file| {
+            let size = fs::metadata(folder.join(file)).map(|meta| meta.len());
+            size.is_ok_and(|size| about.lines().any(|line| line == format!("{file}={size}")))
+        })
+    }
+
+    /// Makes it. What is left of an earlier try goes first, for its room.
+    pub fn make(&self, root: &Path, esp: &Esp) -> Result<Made> {
+        let top = esp.path();
+        remove_others(top, &self.name)?;
+        place::remove(top, &self.folder())?;
+        let own = self.kernel.own_initramfs(root);
+        self.check_room(esp, own.as_deref())?;
+        let folder = top.join(self.folder());
+        let failed =
+            |error: std::io::Error| Error::device("making a directory on the ESP", self.folder(), &error);
+        fs::create_dir_all(&folder).map_err(failed)?;
+        place::copy(&self.kernel.image, &folder.join(FILES[0]))?;
+        let initramfs = folder.join(FILES[1]);
+        let made = match &own {
+            Some(own) => place::copy(own, &initramfs).map(|()| Made::Copied)?,
+            None => dracut(&self.kernel.version, &initramfs).map(|()| Made::Built)?,
+        };
+        let in_set = |file: &str| format!("{}/{file}", self.folder());
+        place::settle(top, &in_set(FILES[2]), &self.records)?;
+        let mut about = format!("kernel={}\n", self.kernel.version);
+        for file in FILES {
+            let size = fs::metadata(folder.join(file)).map_err(failed)?.len();
+            about.push_str(&format!("{file}={size}\n"));
+        }
+        place::settle(top, &in_set(ABOUT), about.as_bytes())?;
+        place::flush(&folder).and_then(|()| place::flush(&top.join(ALL))).map_err(failed)?;
+        Ok(made)
+    }
+
+    /// Refuses before anything is written, where the ESP is too small.
+    fn check_room(&self, esp: &Esp, own: Option<&Path>) -> Result<()> {
+        let size = |file: &Path| fs::metadata(file).map_or(GUESS, |meta| Bytes(meta.len()));
+        let initramfs = own.map_or(GUESS, size);
+        let needed = size(&self.kernel.image) + initramfs + Bytes(self.records.len() as u64 + MIB);
+        let free = esp.free()?;
+        if needed <= free {
+            return Ok(());
+        }
+        let why = format!("kernel and initramfs need {needed}, and {free} are free");
+        Err(Error::new(Kind::NoRoom, "filling the ESP of the DPSR disk", why)
+            .left("it boots what it booted before")
+            .next("remove from it what is not dpsr's"))
+    }
+}
+
+/// Where an initramfs came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Made {
+    /// It is the system's own, which serves.
+    Copied,
+    /// dracut made it.
+    Built,
+}
+
+/// The set that the menu names, if there is one.
+pub fn named(top: &Path) -> Option<String> {
+    let menu = fs::read_to_string(top.join(grub::MENU)).ok()?;
+    let line = menu.lines().find_map(|line| line.trim().strip_prefix(&format!("linux /{ALL}/")))?;
+    Some(line.split('/').next()?.to_owned())
+}
+
+/// The kernel of a set, as it says itself.
+pub fn kernel_of(top: &Path, set: &str) -> Option<String> {
+    let about = fs::read_to_string(top.join(ALL).join(set).join(ABOUT)).ok()?;
+    about.lines().find_map(|line| line.strip_prefix("kernel=")).map(str::to_owned)
+}
+
+/// Removes every set but `name` and the one that the menu names.
+pub fn remove_others(top: &Path, name: &str) -> Result<()> {
+    let named = named(top);
+    let folders = fs::read_dir(top.join(ALL)).into_iter().flatten().flatten();
+    let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
+    for other in names.filter(|other| other != name && Some(other) != named.as_ref()) {
+        place::remove(top, &format!("{ALL}/{other}"))?;
+    }
+    Ok(())
+}
+
+/// The records of all pairs, under the path at which the initramfs looks for them.
+fn records(dir: &Path) -> Result<Vec<u8>> {
+    let names = config::list(dir)?;
+    let read = |name: &String| {
+        let file: PathBuf = dir.join(format!("{name}.toml"));
+        let failed = |error: std::io::Error| Error::new(Kind::Internal, "reading", error.to_string());
+        let content = fs::read(&file).map_err(|error| failed(error).on(file.display().to_string()))?;
+        Ok((format!("etc/dpsr/{name}.toml"), content))
+    };
+    let files: Vec<(String, Vec<u8>)> = names.iter().map(read).collect::<Result<_>>()?;
+    let files: Vec<cpio::File<'_>> =
+        files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    Ok(cpio::archive(&files))
+}
+
+/// Makes an initramfs that boots any machine, flushed.
+fn dracut(version: &str, to: &Path) -> Result<()> {
+    let mut words = vec!["--quiet", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--add", "dpsr"];
+    words.extend(["--kver", version, path_text(to)?]);
+    tool::run_within(DRACUT, "dracut", "dracut", &words)?;
+    let flushed = fs::File::open(to).and_then(|file| file.sync_all());
+    flushed.map_err(|error| Error::device("writing the initramfs", to.display().to_string(), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_set_of_the_menu_stays() {
+        let top = tempfile::tempdir().unwrap();
+        assert_eq!(named(top.path()), None);
+        let words = ["root=UUID=1".to_owned()];
+        let menu = grub::menu(&grub::Menu {
+            pair: "main",
+            folder: "dpsr/aaaa",
+            words: &words,
+            older: &[],
+            serial: None,
+        });
+        place::settle(top.path(), grub::MENU, menu.as_bytes()).unwrap();
+        assert_eq!(named(top.path()).as_deref(), Some("aaaa"));
+        for set in ["aaaa", "bbbb", "cccc"] {
+            place::settle(top.path(), &format!("dpsr/{set}/about.txt"), b"kernel=6.1\n").unwrap();
+        }
+        remove_others(top.path(), "bbbb").unwrap();
+        let there = |set: &str| top.path().join("dpsr").join(set).exists();
+        assert_eq!((there("aaaa"), there("bbbb"), there("cccc")), (true, true, false));
+        assert_eq!(kernel_of(top.path(), "aaaa").as_deref(), Some("6.1"));
+    }
+
+    #[test]
+    fn a_set_with_a_short_file_is_not_there() {
+        let top = tempfile::tempdir().unwrap();
+        let kernel = Kernel { version: "6.1".into(), image: "/none".into() };
+        let wanted = Wanted { kernel, records: vec![], name: "aaaa".into() };
+        for file in FILES {
+            place::settle(top.path(), &format!("dpsr/aaaa/{file}"), b"12345").unwrap();
+        }
+        assert!(!wanted.is_on(top.path()), "it says nothing of itself");
+        let about = "kernel=6.1\nvmlinuz=5\ninitrd.img=5\npairs.img=5\n";
+        place::settle(top.path(), "dpsr/aaaa/about.txt", about.as_bytes()).unwrap();
+        assert!(wanted.is_on(top.path()));
+        place::settle(top.path(), "dpsr/aaaa/initrd.img", b"123").unwrap();
+        assert!(!wanted.is_on(top.path()));
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bringing a machine that runs from its copy back to a disk of its own.
+//!
+//! While it runs, most is copied ([`mirror`]); what changes meanwhile is copied before the next start, when
+//! nothing is in use ([`finish`]). Only then the disk gets its partition table, so that until then nobody can
+//! take it for the one that is in use. Last the image becomes the generation again that the machine was
+//! started from ([`put_back`]): history goes on as if the machine had never left its disk.
+
+pub mod finish;
+pub mod mirror;
+pub mod plan;
+pub mod put_back;
+pub mod target;
+
+use std::ops::Range;
+
+use crate::store::Contents;
+use crate::store::map::left_out;
+use crate::units::{Bytes, MIB};
+
+/// What identifies a disk lies within so much of its beginning and its end.
+const EDGE: u64 = MIB;
+
+/// The parts of the disk that are in the copy, to the byte: its two ends, and what is between. What was left out
+/// shares extents of the image with them, and on an old primary holds what nobody has elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// What may be copied at any time.
+    pub body: Vec<Range<Bytes>>,
+    /// The beginning and the end, which make a disk the one it is.
+    pub edges: Vec<Range<Bytes>>,
+}
+
+impl Parts {
+    /// Those of the image of a store.
+    pub fn of(contents: &Contents) -> Self {
+        let map = contents.running_map();
+        let (head, tail) = (Bytes(EDGE).min(map.disk), map.disk.saturating_sub(Bytes(EDGE)));
+        let image = contents.image(map);
+        let placed = |range: Range<Bytes>| {
+            let stretches = image.stretches(range).filter(|stretch| stretch.at.is_some());
+            stretches.map(|stretch| stretch.range).collect::<Vec<_>>()
+        };
+        let placed: Vec<_> = between(&left_out(&map.volumes, map.disk), map.disk).flat_map(placed).collect();
+        let within = |limits: Range<Bytes>| -> Vec<Range<Bytes>> {
+            let clip = |range: &Range<Bytes>| range.start.max(limits.start)..range.end.min(limits.end);
+            placed.iter().map(clip).filter(|range| range.start < range.end).collect()
+        };
+        let edges = [within(tail.max(head)..map.disk), within(Bytes::ZERO..head)].concat();
+        Self { body: within(head..tail.max(head)), edges }
+    }
+
+    /// How much the body is.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.body.iter().map(|range| (range.end - range.start).0).sum())
+    }
+}
+
+/// What of a disk lies between `ranges`, which are sorted.
+fn between(ranges: &[Range<Bytes>], disk: Bytes) -> impl Iterator<Item = Range<Bytes>> {
+    let starts = std::iter::once(Bytes::ZERO).chain(ranges.iter().map(|range| range.end));
+    let ends = ranges.iter().map(|range| range.start).chain([disk]);
+    starts.zip(ends).map(|(start, end)| start..end).filter(|range| range.start < range.end)
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Beginning the way back while the machine runs: plan, show, act.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Parts;
+use super::mirror::mirror;
+use super::target::Target;
+use crate::config::{self, PairConfig};
+use crate::disk::file::{Access, FileDisk};
+use crate::disk::whole::{read_exact_at, write_all_at};
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::dm::Mapper;
+use crate::error::{Error, Kind, Result};
+use crate::failover::presence::is_called_like_it;
+use crate::format::index::{FAILBACK, Index};
+use crate::format::superblock::State;
+use crate::open::{OpenStore, owner};
+use crate::pair::inuse::in_use;
+use crate::pair::layout::find_store;
+use crate::pair::open::open_live;
+use crate::pair::probe::Probe;
+use crate::pair::sysfs::{DevNum, Roots};
+use crate::pair::table::Table;
+use crate::pair::target::{Taker, claim};
+use crate::progress::Progress;
+use crate::store::{Contents, Store};
+use crate::swap::{self, Placed};
+use crate::sys::buffer::Buffer;
+use crate::time::utc;
+use crate::units::{Bytes, PAGE};
+use crate::wrap::DiskId;
+
+const DOING: &str = "going back to";
+
+/// Passes over the disk while the machine runs: the first copies all, the next what changed meanwhile.
+const PASSES: u32 = 2;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The disk that becomes the primary.
+    pub to: PathBuf,
+    /// Whether what only an old primary holds may go.
+    pub discard_primary: bool,
+}
+
+/// What will be written where.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailbackPlan {
+    /// The disk that becomes the primary.
+    pub target: String,
+    /// How much of it is overwritten.
+    pub size: Bytes,
+    /// Whether it is the old primary.
+    pub old_primary: bool,
+    /// When something was last written to the old primary's filesystems, where they tell: seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_written: Option<u64>,
+    /// What to confirm with.
+    pub confirm: String,
+    /// What kind of ID that is.
+    pub confirm_kind: String,
+}
+
+impl fmt::Display for FailbackPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let which = if self.old_primary { "the old primary" } else { "it becomes the primary" };
+        writeln!(f, "Bring the running system back to {} ({which}): {}.", self.target, self.size)?;
+        writeln!(f, "Everything it holds is overwritten, in passes while the system runs.")?;
+        writeln!(
+            f,
+            "The rest is copied at the next start, before the system is; then it starts from there."
+        )?;
+        write!(f, "To go on, confirm with its {}: --confirm '{}'", self.confirm_kind, self.confirm)
+    }
+}
+
+/// A plan, and what it was made from.
+pub struct Planned {
+    /// What will be done.
+    pub plan: FailbackPlan,
+    roots: Roots,
+    probe: Probe,
+}
+
+/// What the passes did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Begun {
+    /// How much the last pass found different: about what the next start has to copy.
+    pub last_pass: Bytes,
+    /// Whether the record of the pair names another disk now, so that initramfs images are out of date.
+    pub recorded: bool,
+}
+
+/// Plans, and refuses whatever must not be done.
+pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
+    let (roots, config) = (Roots::default(), &store.config);
+    let runs = |state| matches!(state, State::Live(_) | State::LiveNoHistory(_) | State::Aside(_));
+    if !runs(store.contents.superblock.state) {
+        return Err(Error::new(Kind::Refused, "going back", "no system runs from this copy")
+            .on(store.dpsr.probe.name())
+            .left("nothing was written")
+            .next("'dpsr restore' writes a generation to a disk"));
+    }
+    let probe = Probe::open(&roots, &options.to)?;
+    check_target(&roots, store, &probe)?;
+    let disk = FileDisk::open(&options.to, Access::Read)?;
+    no_store(&probe, &disk)?;
+    let old_primary = is_called_like_it(&roots, config, &options.to);
+    let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
+    if old_primary && !options.discard_primary {
+        let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
+        let why = format!(
+            "it is the old primary, and may hold what was written to it after the copy was made{when}"
+        );
+        let look = "look at it first (mount a partition with -o ro,noload), then say --discard-primary";
+        return Err(refuse(&probe, why).next(look));
+    }
+    let plan = FailbackPlan {
+        target: probe.name(),
+        size: config.primary.size,
+        old_primary,
+        last_written,
+        confirm: probe.id(),
+        confirm_kind: probe.id_kind().to_owned(),
+    };
+    Ok(Planned { plan, roots, probe })
+}
+
+fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
+    Error::new(Kind::Refused, DOING, why).on(probe.name()).left("nothing was written")
+}
+
+fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe) -> Result<()> {
+    let (config, map) = (&store.config, store.contents.newest_map());
+    if probe.same_storage(&store.dpsr.probe) {
+        return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
+    }
+    if let Some(usage) = in_use(roots, probe).first() {
+        return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
+    }
+    if probe.size != config.primary.size {
+        let why = format!("it has {} bytes, and the primary had {}", probe.size.0, config.primary.size.0);
+        let next = "use a disk of that size; or restore onto this one, and make a new pair with 'dpsr init'";
+        return Err(refuse(probe, why).next(next));
+    }
+    if probe.block > map.block {
+        let why =
+            format!("its blocks have {} bytes, and those of the primary {}", probe.block.0, map.block.0);
+        return Err(
+            refuse(probe, why).next(format!("use a disk with logical blocks of {} bytes", map.block.0))
+        );
+    }
+    if !Target::of(probe).is_telling() {
+        let why = "it has neither serial number nor WWN, and could not be known again after the restart";
+        return Err(refuse(probe, why).next("use a disk that has one"));
+    }
+    Ok(())
+}
+
+fn no_store(probe: &Probe, disk: &FileDisk) -> Result<()> {
+    match find_store(disk, probe.block) {
+        Some(_) => Err(refuse(probe, "it is a DPSR disk").next("name another disk")),
+        None => Ok(()),
+    }
+}
+
+/// When one of the ext2, ext3 or ext4 filesystems on a disk was last written; others do not tell.
+/// (`s_wtime` and `s_magic` of `struct ext4_super_block`)
+fn last_written(disk: &FileDisk, config: &PairConfig) -> Option<u64> {
+    let table = Table::read(disk, config.primary.block).ok()?;
+    let written = |start: Bytes| {
+        let mut page = Buffer::new(PAGE as usize).ok()?;
+        read_exact_at(disk, start, &mut page).ok()?;
+        let magic = u16::from_le_bytes(page[1024 + 56..1024 + 58].try_into().ok()?);
+        let time = u32::from_le_bytes(page[1024 + 48..1024 + 52].try_into().ok()?);
+        (magic == 0xef53).then_some(u64::from(time))
+    };
+    table.partitions.iter().filter_map(|partition| written(partition.range.start)).max()
+}
+
+impl Planned {
+    /// Whether what the user typed is the target's ID.
+    pub fn check_confirmation(&self, given: &str) -> Result<()> {
+        if given.trim() == self.plan.confirm {
+            return Ok(());
+        }
+        let why = format!("{:?} is not its {}", given.trim(), self.plan.confirm_kind);
+        Err(refuse(&self.probe, why).next("the plan shows the ID to confirm with"))
+    }
+
+    /// Copies, and leaves the rest to the next start. Its partition table is written then, so that nobody
+    /// sees two disks of one identity.
+    pub fn act(self, dir: &Path, store: OpenStore, progress: &dyn Progress) -> Result<Begun> {
+        let taker = Taker { doing: DOING, verb: "failback" };
+        let (disk, _lock) = claim(&self.roots, &self.probe, taker, no_store)?;
+        let unfinished = "it is overwritten in part, and the system goes on running from the copy";
+        let again = "run the same failback again";
+        let to: Arc<dyn WriteDisk> = Arc::new(disk);
+        let parts = Parts::of(&store.contents);
+        unmark(&to, &parts).map_err(|error| error.left(unfinished).next(again))?;
+        if !self.plan.old_primary {
+            make_swaps(&store.contents, to.as_ref()).map_err(|error| error.left(unfinished).next(again))?;
+        }
+        let from: Arc<dyn ReadDisk> = Arc::new(running(&store.config)?);
+        let mut last_pass = Bytes::ZERO;
+        for pass in 1..=PASSES {
+            progress.begin(&format!("copying, pass {pass}"), parts.size());
+            let copied = mirror(&from, &to, &parts.body, progress);
+            last_pass = copied.map_err(|error| error.left(unfinished).next(again))?;
+        }
+        let target = Target::of(&self.probe);
+        let config = store.config.clone();
+        drop(store);
+        remember(&self.roots, &config, &target)?;
+        let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
+        let recorded =
+            (&now.primary.serial, &now.primary.wwn) != (&config.primary.serial, &config.primary.wwn);
+        if recorded {
+            config::save(dir, &now)?;
+        }
+        Ok(Begun { last_pass, recorded })
+    }
+}
+
+/// Takes away what makes an old disk the one it was: half overwritten it is nobody's.
+fn unmark(to: &Arc<dyn WriteDisk>, parts: &Parts) -> Result<()> {
+    for edge in &parts.edges {
+        let failed = |error: &std::io::Error| Error::device("overwriting the table of", to.name(), error);
+        to.prove().and_then(|()| to.zero(edge.clone())).map_err(|error| failed(&error))?;
+    }
+    to.flush().map_err(|error| Error::device("flushing", to.name(), &error))
+}
+
+/// A new disk has no swap space yet. What is left out of the copy, on an old primary, stays as it is.
+fn make_swaps(contents: &Contents, to: &dyn WriteDisk) -> Result<()> {
+    for Placed { swap, volume, .. } in swap::recorded(&contents.index, contents.running_map()) {
+        to.prove().map_err(|error| Error::device("making swap space on", to.name(), &error))?;
+        write_all_at(to, volume.start, &swap.header(volume.size)?)?;
+    }
+    Ok(())
+}
+
+/// The disk that the machine runs from, as everything else sees it.
+fn running(config: &PairConfig) -> Result<FileDisk> {
+    let name = DiskId::recorded(config).disk();
+    let found = Mapper::open()?.find(&name.uuid)?;
+    let number: DevNum = found.map(|device| device.number).ok_or_else(|| {
+        Error::new(Kind::Refused, "going back", "this machine does not run from the copy")
+            .left("nothing was written")
+            .next("start it from the DPSR disk first")
+    })?;
+    FileDisk::open(format!("/dev/dm-{}", number.minor), Access::Read)
+}
+
+/// Writes into the store to which disk the machine goes back.
+fn remember(roots: &Roots, config: &PairConfig, target: &Target) -> Result<()> {
+    let dpsr = Arc::new(open_live(roots, config)?);
+    let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
+    let (state, index) = (store.contents.superblock.state, store.contents.index.clone());
+    let mut objects: Vec<_> = index.objects.iter().filter(|one| one.kind != FAILBACK).cloned().collect();
+    objects.push(target.object());
+    store.change(state, Index { objects, ..index })
+}

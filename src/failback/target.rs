@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The disk to which a machine goes back, known again after a restart by what it says of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::PairConfig;
+use crate::disk::ReadDisk;
+use crate::disk::file::{Access, FileDisk};
+use crate::error::{Error, Kind, Result};
+use crate::format::index::{FAILBACK, HOME, Object};
+use crate::pair::holder;
+use crate::pair::inuse::{Use, in_use};
+use crate::pair::lock::{Lock, Mode, lock};
+use crate::pair::probe::Probe;
+use crate::pair::sysfs::Roots;
+use crate::store::Contents;
+use crate::units::Bytes;
+
+/// What it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Its exact size, in bytes.
+    pub size: Bytes,
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// Its world-wide name.
+    pub wwn: Option<String>,
+}
+
+impl Target {
+    /// That of a disk.
+    pub fn of(probe: &Probe) -> Self {
+        Self { size: probe.size, serial: probe.serial.clone(), wwn: probe.wwn.clone() }
+    }
+
+    /// Whether it can be told from other disks.
+    pub fn is_telling(&self) -> bool {
+        self.serial.is_some() || self.wwn.is_some()
+    }
+
+    /// The object that keeps it in the store.
+    pub fn object(&self) -> Object {
+        let about = serde_json::to_vec(self).expect("numbers and texts are always JSON");
+        Object { kind: FAILBACK, about, runs: Vec::new() }
+    }
+
+    /// The one that a store keeps; `None` where no way back was begun.
+    pub fn in_store(contents: &Contents) -> Option<Self> {
+        Self::of_kind(contents, FAILBACK)
+    }
+
+    /// The one to which the machine went back last; `None` where it never did.
+    pub fn home(contents: &Contents) -> Option<Self> {
+        Self::of_kind(contents, HOME)
+    }
+
+    fn of_kind(contents: &Contents, kind: u16) -> Option<Self> {
+        let object = contents.index.objects.iter().find(|object| object.kind == kind)?;
+        serde_json::from_slice(&object.about).ok()
+    }
+
+    /// Opens it for writing. That it is the disk, and that nobody uses it, is proven on the descriptor.
+    pub fn claim(&self, roots: &Roots, doing: &'static str) -> Result<(FileDisk, Option<Lock>)> {
+        let refused = |why: String| Error::new(Kind::Refused, doing, why).left("nothing was written to it");
+        let nodes = roots.all().into_iter().filter(|node| !node.is_ours());
+        let fits = |path: &std::path::PathBuf| {
+            Probe::open(roots, path).is_ok_and(|probe| self.is_telling() && Self::of(&probe) == *self)
+        };
+        let found: Vec<_> = nodes.map(|node| node.path()).filter(fits).collect();
+        let path = match &found[..] {
+            [one] => one,
+            [] => return Err(refused("it is not there".to_owned()).on(self.name())),
+            [..] => {
+                return Err(
+                    refused("there are several disks that say they are it".to_owned()).on(self.name())
+                );
+            }
+        };
+        let disk = holder::open(roots, path, Access::Write)?;
+        let now = Probe::of_descriptor(roots, path, disk.descriptor().expect("a file has a descriptor"))?;
+        if Self::of(&now) != *self {
+            return Err(refused("it has become another disk".to_owned()).on(now.name()));
+        }
+        if let Some(usage) = in_use(roots, &now).iter().find(|usage| !matches!(usage, Use::Root { .. })) {
+            return Err(refused(usage.to_string()).on(now.name()));
+        }
+        let held = lock(roots, &disk, Mode::Exclusive)?;
+        Ok((disk, held))
+    }
+
+    fn name(&self) -> String {
+        self.serial.as_ref().or(self.wwn.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// The record of a pair whose primary it has become.
+    pub fn becomes_primary(&self, config: &PairConfig, path: std::path::PathBuf) -> PairConfig {
+        let mut config = config.clone();
+        config.primary.path = path;
+        config.primary.serial = self.serial.clone();
+        config.primary.wwn = self.wwn.clone();
+        config
+    }
+}

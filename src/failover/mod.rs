@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Running the machine from its copy when the primary is missing.
+//!
+//! [`presence`] looks for the disks, [`decide`] says which system to start, [`mark`] makes the store one
+//! that a machine runs from, and [`map`] puts the copy where the primary would be; [`hold`] keeps it whole until
+//! the machine is off.
+
+pub mod decide;
+pub mod fill;
+pub mod hold;
+pub mod map;
+pub mod mark;
+pub mod older;
+pub mod presence;
+mod room;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::attach::Held;
+use crate::config::PairConfig;
+use crate::dm::Mapper;
+use crate::error::{Kind, Result};
+use crate::open::owner;
+use crate::pair::lock::Mode;
+use crate::pair::open::{Dpsr, open_store_only};
+use crate::pair::sysfs::Roots;
+use crate::store::Store;
+use crate::units::Generation;
+use map::Tables;
+use mark::Marked;
+use older::{Older, Upon};
+
+/// udev and the kernel look at a disk that has just appeared; they are waited for.
+const BUSY: Duration = Duration::from_secs(5);
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What became of the copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// What was done to the store.
+    pub marked: Marked,
+    /// When the generation was taken: seconds since 1970, UTC.
+    pub time: Option<u64>,
+    /// The name of the DPSR disk.
+    pub dpsr: String,
+}
+
+/// Where it is written down, until the next boot, that the machine runs from the copy.
+pub const FLAG: &str = "/run/dpsr/failed-over";
+
+/// Whose copy it is: the name of the pair.
+pub const PAIR: &str = "/run/dpsr/failed-over-pair";
+
+/// Whether this machine runs from a copy.
+pub fn is_under_way() -> bool {
+    Path::new(FLAG).exists()
+}
+
+/// The pair from whose copy this machine runs.
+pub fn pair() -> Option<String> {
+    std::fs::read_to_string(PAIR).ok().map(|name| name.trim().to_owned())
+}
+
+/// Puts the copy of a pair where its primary would be. The store is marked before anything can be written to
+/// it, and what follows the mark can be done again by the next boot. `wanted` is an older generation.
+pub fn start(roots: &Roots, config: &PairConfig, wanted: Option<Generation>, now: u64) -> Result<Started> {
+    let dpsr = Arc::new(claimed(roots, config)?);
+    let held = Held::of(roots, &dpsr)?;
+    let name = dpsr.probe.name();
+    let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
+    let mut older = Older::running(roots, &store.contents, &dpsr, held.base)?;
+    let marked = mark::go_live(&mut store, wanted, now, &mut |contents, from| {
+        older = Some(Older::of(roots, contents, from, &dpsr, held.base)?);
+        Ok(())
+    })?;
+    let contents = store.contents.clone();
+    // The claim on the whole disk would keep device-mapper from its partition.
+    drop(store);
+    drop(dpsr);
+    let mapper = Mapper::open()?;
+    let snapshot = match &older {
+        Some(older) => map::map_older(&mapper, config, older, &Upon::of(&contents, held.base)).map(Some)?,
+        None => map::map(&mapper, config, &Tables::of(&contents, held.base))?,
+    };
+    if let Some(snapshot) = snapshot {
+        // The machine runs as well without; only its history is at risk then.
+        if let Err(error) = hold::start(&snapshot) {
+            tracing::warn!("{error}, ignoring: switching the machine off may cost its history");
+        }
+    }
+    let time = contents.index.record(marked.from).map(|record| record.time);
+    Ok(Started { marked, time, dpsr: name })
+}
+
+/// Opens the DPSR disk for writing, waiting for whoever only looks at it.
+pub fn claimed(roots: &Roots, config: &PairConfig) -> Result<Dpsr> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match open_store_only(roots, config, Mode::Exclusive) {
+            Err(error) if matches!(error.kind(), Kind::Busy | Kind::Device) && Instant::now() < deadline => {
+                sleep(GLANCE);
+            }
+            outcome => return outcome,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whether the disks of a pair are there, and can be read.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::config::PairConfig;
+use crate::disk::ReadDisk;
+use crate::disk::whole::read_exact_at;
+use crate::error::{Error, Result};
+use crate::failback::target::Target;
+use crate::format::superblock::State;
+use crate::open;
+use crate::pair::open::{Primary, PrimaryUse, open_primary};
+use crate::pair::probe::Probe;
+use crate::pair::sysfs::Roots;
+use crate::sys::buffer::Buffer;
+use crate::units::{Bytes, MIB, PAGE, SECTOR};
+
+/// A disk that takes longer for its first bytes does not answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What there is of a primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// All that was recorded, and it can be read.
+    There,
+    /// A disk with its names, but without its table: repartitioned, replaced in its place, or overwritten.
+    Changed(String),
+    /// No such disk, or one that cannot be read.
+    Missing(String),
+}
+
+/// What a store says, as far as it decides which system to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSeen {
+    /// What its image holds.
+    pub state: State,
+    /// When its newest generation was taken: seconds since 1970, UTC.
+    pub time: Option<u64>,
+    /// The disk to which the machine went back last: it is the primary, whatever an older record says.
+    pub home: Option<Target>,
+}
+
+/// Looks for the primary of a pair: the recorded disk, or the one to which the machine went back.
+pub fn primary(config: &PairConfig, home: Option<&Target>) -> Presence {
+    let recorded = config.clone();
+    let found = in_time(PATIENCE, move || looked(&recorded));
+    let found = found.unwrap_or_else(|| Presence::Missing("it does not answer".to_owned()));
+    let Some(home) = home.filter(|_| found != Presence::There) else { return found };
+    let there = home.becomes_primary(config, config.primary.path.clone());
+    let at_home = in_time(PATIENCE, move || looked(&there));
+    at_home.filter(|presence| *presence == Presence::There).unwrap_or(found)
+}
+
+/// What `look` finds; `None` where it takes too long. The thread of a disk that hangs is left behind: nothing can
+/// end it.
+fn in_time<T: Send + 'static>(patience: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(look()));
+    told.recv_timeout(patience).ok()
+}
+
+fn looked(config: &PairConfig) -> Presence {
+    let roots = Roots::default();
+    match open_primary(&roots, config, PrimaryUse::Live) {
+        Ok(primary) => match readable(&primary) {
+            Ok(()) => Presence::There,
+            Err(error) => Presence::Missing(format!("it cannot be read: {}", error.cause())),
+        },
+        Err(error) if called_like_it(&roots, config) => Presence::Changed(error.cause().to_owned()),
+        Err(_) => Presence::Missing("no disk is the recorded one".to_owned()),
+    }
+}
+
+/// Whether there is a disk that is the primary by all it says, though not by what is on it.
+fn called_like_it(roots: &Roots, config: &PairConfig) -> bool {
+    roots.all().iter().any(|node| is_called_like_it(roots, config, &node.path()))
+}
+
+/// Whether the disk at `path` is the primary by all it says, whatever is on it.
+pub fn is_called_like_it(roots: &Roots, config: &PairConfig, path: &Path) -> bool {
+    let same = |recorded: &Option<String>, found: &Option<String>| recorded.is_some() && recorded == found;
+    let record = &config.primary;
+    let fits = |probe: Probe| {
+        let names = same(&record.serial, &probe.serial) || same(&record.wwn, &probe.wwn);
+        names && probe.node(roots).is_some_and(|node| !node.is_ours())
+    };
+    Probe::open(roots, path).is_ok_and(fits)
+}
+
+/// Reads what a system needs first: the table, and the beginning of each partition.
+fn readable(primary: &Primary) -> Result<()> {
+    let disk = &primary.disk;
+    let mut buffer = Buffer::new(MIB as usize)
+        .map_err(|error| Error::device("taking memory to read", disk.name(), &error))?;
+    let head = buffer.len().min(disk.size().round_down(SECTOR).usize());
+    read_exact_at(disk, Bytes::ZERO, &mut buffer[..head])?;
+    for partition in &primary.table.partitions {
+        let len = (partition.range.end - partition.range.start).usize().min(16 * PAGE as usize);
+        read_exact_at(disk, partition.range.start, &mut buffer[..len])?;
+    }
+    Ok(())
+}
+
+/// What the store of the pair `name` says; `None` while there is no DPSR disk that can be read, or one that does
+/// not answer: a dead DPSR disk must not hold the primary up for ever.
+pub fn store(dir: &Path, name: &str) -> Option<StoreSeen> {
+    let (dir, name) = (dir.to_owned(), name.to_owned());
+    in_time(PATIENCE, move || open::look(&dir, Some(&name)).ok())?.map(|store| StoreSeen {
+        state: store.contents.superblock.state,
+        time: store.contents.current().and_then(|it| store.contents.index.record(it)).map(|it| it.time),
+        home: Target::home(&store.contents),
+    })
+}

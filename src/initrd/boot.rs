@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Starts the machine from its copy where [`choose`](super::choose) says so: beside everything else that happens
+//! in the initramfs, and before anything of the root is in use.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use super::choose;
+use super::cmdline::{Boot, CmdLine};
+use super::hide;
+use super::told::{Level, at_login, say};
+use crate::config::PairConfig;
+use crate::dm::Mapper;
+use crate::error::{Error, Result};
+use crate::failback::finish::{Finished, finish};
+use crate::failover::decide::{Asked, Choice, is_newer};
+use crate::failover::presence::{self, Presence};
+use crate::failover::{self, Started};
+use crate::format::superblock::State;
+use crate::open::now;
+use crate::pair::sysfs::Roots;
+use crate::progress::Silent;
+use crate::status::span;
+use crate::time::utc;
+use crate::units::list;
+use crate::wrap::{self, DiskId};
+
+/// How long somebody may look at the wrap that is to go.
+const BUSY: Duration = Duration::from_secs(15);
+
+/// How long a person may read why nothing was started.
+const READING: Duration = Duration::from_secs(60);
+
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Looks at the disks until it is clear which system to start. Where that is the copy's, its devices are
+/// there afterwards.
+pub fn run(dir: &Path) {
+    let line = CmdLine::of_kernel();
+    let asked = match line.boot {
+        Boot::Plain => return,
+        Boot::Primary => Asked::Primary,
+        Boot::Auto => Asked::Auto,
+        Boot::Force => Asked::Force,
+    };
+    let pairs = match choose::candidates(dir, line.pair.as_deref()) {
+        Ok(pairs) => pairs,
+        Err(error) => return say(Level::Warning, &format!("the copy cannot be started: {error}")),
+    };
+    let (config, choice) = choose::chosen(dir, &pairs, asked, &line);
+    match choice {
+        Choice::Copy(why) => {
+            if let Err(error) = copy(dir, config, &why) {
+                not_started(dir, config, asked, &why, &error);
+            }
+        }
+        Choice::Primary if asked == Asked::Auto => {
+            say(Level::Info, "the primary is there, and is started; its own boot loader was not used");
+        }
+        _ => {}
+    }
+}
+
+/// The copy cannot be started. Where there is a primary, it is hidden by now: it must not be started instead of what is
+/// newer, and whoever chose the copy can choose something else. On the way back the primary is the newer one.
+fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: &Error) {
+    say(Level::Warning, &format!("the copy was to be started because {why}, and cannot: {error}"));
+    let newer = presence::store(dir, &config.name).is_some_and(|store| is_newer(store.state));
+    let hidden = presence::primary(config, None) == Presence::There;
+    if is_returning(dir, config) || !(newer || hidden || asked == Asked::Force) {
+        return;
+    }
+    let off = "dpsr.boot=off on the kernel's command line starts the primary as it is, which may be older";
+    say(Level::Warning, &format!("restarting in {} s; {off}", READING.as_secs()));
+    sleep(READING);
+    restart();
+}
+
+/// Ends a way back to a disk that was begun; where there is none, or it cannot be ended, starts the copy.
+fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
+    let roots = Roots::default();
+    if is_returning(dir, config) {
+        // Everything newer is on that disk, so the copy is not started, whatever comes of this; a disk that is
+        // there starts.
+        return finish(&roots, config, &Silent).map(back);
+    }
+    // From now on a primary that turns up, or was there, is nobody's.
+    hide::from_now_on(config)?;
+    unwrapped(config)?;
+    hide::what_is_there(config);
+    match finish(&roots, config, &Silent) {
+        Ok(finished) => back(finished),
+        Err(error) => {
+            say(Level::Warning, &format!("the way back to a disk is not ended: {error}"));
+            if is_returning(dir, config) {
+                // That disk is hidden in this boot, and holds what is newer.
+                restart();
+            }
+        }
+    }
+    start(config, why)
+}
+
+/// Takes the primary's wrap away, whose names the copy gets. udev may look at one of its nodes for a while; whoever
+/// holds one for longer would be left with a primary that is older than the copy.
+fn unwrapped(config: &PairConfig) -> Result<()> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        let Err(error) = wrap::unwrap(config, false, &wrap::Caller::Event(String::new())) else {
+            return Ok(());
+        };
+        if !is_wrapped(config)? {
+            tracing::debug!("{error}, ignoring: there is no wrap to take away");
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        sleep(GLANCE);
+    }
+}
+
+fn is_wrapped(config: &PairConfig) -> Result<bool> {
+    Ok(Mapper::open()?.find(&DiskId::recorded(config).disk().uuid)?.is_some())
+}
+
+fn is_returning(dir: &Path, config: &PairConfig) -> bool {
+    presence::store(dir, &config.name).is_some_and(|store| matches!(store.state, State::Returning(_)))
+}
+
+/// Restarts the machine, which has its disk again.
+fn back(finished: Finished) {
+    let Finished::Back { differed, generation } = finished else { return };
+    let copy = generation.map_or_else(
+        || "the next sync makes a new copy".to_owned(),
+        |generation| format!("the copy is generation {generation} again"),
+    );
+    say(
+        Level::Warning,
+        &format!("the machine has its disk again ({differed} were copied last); {copy}; restarting"),
+    );
+    restart();
+}
+
+fn restart() {
+    nix::unistd::sync();
+    let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
+    say(Level::Warning, &format!("restarting: {error}; switch the machine off and on"));
+}
+
+fn start(config: &PairConfig, why: &str) -> Result<()> {
+    say(Level::Warning, &format!("starting the copy: {why}"));
+    let line = CmdLine::of_kernel();
+    let wanted = line.generation.filter(|_| line.boot == Boot::Force);
+    let started = failover::start(&Roots::default(), config, wanted, now());
+    let started = started?;
+    tell(config, why, &started);
+    if let Some(other) = wanted.filter(|wanted| *wanted != started.marked.from) {
+        say(
+            Level::Warning,
+            &format!("generation {other} was asked for; what the system has written since goes first"),
+        );
+    }
+    Ok(())
+}
+
+fn tell(config: &PairConfig, why: &str, started: &Started) {
+    let Started { marked, time, dpsr } = started;
+    let age = time.map_or(String::new(), |time| {
+        format!(" of {}, {} before this boot", utc(time), span(now().saturating_sub(time)))
+    });
+    let from = marked.from;
+    let what = match (marked.resumed, marked.keeps) {
+        (false, true) => format!("this system is generation {from}{age}"),
+        (false, false) => format!(
+            "this system is generation {from}{age}, which, like all before it, is lost: there was no room to keep \
+             what changes"
+        ),
+        (true, true) => format!("this system goes on where it stopped; it began as generation {from}{age}"),
+        (true, false) => format!(
+            "this system goes on where it stopped; it began as generation {from}, which, like all before it, \
+             is lost: there was no room to keep what has changed since"
+        ),
+    };
+    let mut rolled = String::new();
+    if marked.rolled_back {
+        rolled.push_str(" A sync that had been cut off was rolled back first.");
+    }
+    if !marked.dropped.is_empty() {
+        rolled.push_str(&format!(" Dropped to make room: {}.", list(&marked.dropped)));
+    }
+    say(Level::Warning, &format!("{what}; it runs from its copy on {dpsr}, because {why}.{rolled}"));
+    at_login(&format!(
+        "dpsr: THIS SYSTEM RUNS FROM ITS COPY on {dpsr},\n  because {why}.\n  {what}.{rolled}\n  No sync is made \
+         meanwhile. The pair is {}.\n",
+        config.name
+    ));
+    let _told = fs::write(
+        failover::FLAG,
+        format!("{what}; it runs from its copy on {dpsr}, because {why}.{rolled}\n"),
+    );
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Looks at the disks of all pairs until it is clear which system to start. It has a clock of its own: nobody
+//! else's waits end in time.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::ask::Question;
+use super::cmdline::CmdLine;
+use super::told::{Level, say};
+use crate::config::{self, PairConfig};
+use crate::error::Result;
+use crate::failback::put_back::put_back;
+use crate::failover::claimed;
+use crate::failover::decide::{Asked, Choice, Patience, Seen, decide, is_newer};
+use crate::failover::presence::{self, Presence, StoreSeen};
+use crate::format::superblock::State;
+use crate::open::{now, owner};
+use crate::pair::sysfs::Roots;
+use crate::store::Store;
+
+/// How long a DPSR disk may take to appear after the last new disk, where the primary is there.
+const STORE: Duration = Duration::from_secs(5);
+
+/// The longest wait in an initramfs of the primary: others give up a root after 180 s. (`rd.retry`)
+const LONGEST: Duration = Duration::from_secs(120);
+
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// The pairs from whose copy this machine may be started: those whose DPSR disk boots; the one that the loader names
+/// comes first. A record that is alone may be older than `dpsr boot install`.
+pub fn candidates(dir: &Path, named: Option<&str>) -> Result<Vec<PairConfig>> {
+    let load = |name: &String| match config::load(dir, name) {
+        Ok(pair) => Some(pair),
+        Err(error) => {
+            say(Level::Warning, &error.to_string());
+            None
+        }
+    };
+    let mut pairs: Vec<_> = config::list(dir)?.iter().filter_map(load).collect();
+    let is_named = |pair: &PairConfig| Some(pair.name.as_str()) == named;
+    if pairs.iter().any(|pair| pair.boot) {
+        pairs.retain(|pair| pair.boot || is_named(pair));
+    }
+    pairs.sort_by_key(|pair| !is_named(pair));
+    match pairs.len() {
+        0 => config::choose(dir, named).map(|only| vec![only]),
+        _ => Ok(pairs),
+    }
+}
+
+/// Looks until it is clear what to start, and of which pair.
+pub fn chosen<'a>(
+    dir: &Path,
+    pairs: &'a [PairConfig],
+    asked: Asked,
+    line: &CmdLine,
+) -> (&'a PairConfig, Choice) {
+    let mut watch = Watch::begin();
+    let mut question: Option<Question> = None;
+    let mut hopeless = false;
+    loop {
+        let (config, seen, age) = watch.look(dir, pairs);
+        if line.discard && matches!(seen.store, Some(State::Aside(_))) {
+            discard(config);
+            continue;
+        }
+        let mut wait = config.failover.wait(line.wait);
+        if asked == Asked::Primary {
+            wait = wait.min(LONGEST);
+        }
+        match decide(asked, &seen, Patience { primary: wait, store: STORE }) {
+            Choice::Wait => {}
+            Choice::Ask(why) => {
+                if question.get_or_insert_with(|| Question::ask(&why, age)).is_answered() {
+                    return (config, Choice::Copy(why));
+                }
+            }
+            Choice::Hopeless(why) => {
+                if !hopeless {
+                    say(Level::Warning, &why);
+                    hopeless = true;
+                }
+                // The system may be on a disk that no record knows, which nobody may hold up. Without any disk there
+                // is nothing to hold up.
+                if watch.disks > 0 {
+                    return (config, Choice::Hopeless(why));
+                }
+            }
+            choice => {
+                if choice == Choice::Primary && !seen.all {
+                    let text =
+                        "the primary is started without a DPSR disk, which is not there, or cannot be read";
+                    say(Level::Warning, text);
+                }
+                return (config, choice);
+            }
+        }
+        sleep(GLANCE);
+    }
+}
+
+/// What has been there since when.
+struct Watch {
+    start: Instant,
+    /// How many disks there are.
+    disks: usize,
+    last: Instant,
+    primary: Option<Instant>,
+    store: Option<Instant>,
+    several: bool,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        let start = Instant::now();
+        Self { start, disks: 0, last: start, primary: None, store: None, several: false }
+    }
+
+    /// What there is now, of the pair that counts: one whose copy is newer than its primary goes before one that is
+    /// there, and that before all others. And how old its copy is, in seconds.
+    fn look<'a>(&mut self, dir: &Path, pairs: &'a [PairConfig]) -> (&'a PairConfig, Seen, u64) {
+        let all = Roots::default().all();
+        let present = all.iter().filter(|node| node.partition().is_none() && is_disk(&node.name)).count();
+        if present != self.disks {
+            (self.disks, self.last) = (present, Instant::now());
+        }
+        let stores: Vec<_> = pairs.iter().map(|pair| (pair, presence::store(dir, &pair.name))).collect();
+        let all = stores.iter().all(|(_, store)| store.is_some());
+        self.tell_several(&stores);
+        let rank =
+            |store: &Option<StoreSeen>| store.as_ref().map_or(0, |store| 1 + u8::from(is_newer(store.state)));
+        let (config, store) =
+            stores.into_iter().rev().max_by_key(|(_, store)| rank(store)).expect("there is a pair");
+        let primary = presence::primary(config, store.as_ref().and_then(|store| store.home.as_ref()));
+        let age = store.as_ref().and_then(|store| store.time).map_or(0, |time| now().saturating_sub(time));
+        let store = store.map(|store| store.state);
+        let seen = Seen {
+            policy: config.failover.policy(age),
+            primary_for: there_for(&mut self.primary, primary == Presence::There),
+            store_for: there_for(&mut self.store, store.is_some()),
+            primary,
+            store,
+            all,
+            quiet: self.last.elapsed(),
+            since: self.start.elapsed(),
+        };
+        (config, seen, age)
+    }
+
+    /// Nobody but a person knows which of two systems that ran apart is the right one.
+    fn tell_several(&mut self, stores: &[(&PairConfig, Option<StoreSeen>)]) {
+        let newer =
+            stores.iter().filter(|(_, store)| store.as_ref().is_some_and(|store| is_newer(store.state)));
+        let names: Vec<&str> = newer.map(|(pair, _)| pair.name.as_str()).collect();
+        if let [first, _, ..] = names[..]
+            && !self.several
+        {
+            self.several = true;
+            let all = names.join(", ");
+            say(
+                Level::Warning,
+                &format!("systems have run from the copies of {all}: that of {first} goes on"),
+            );
+        }
+    }
+}
+
+/// Whether the kernel's name is that of a disk, and not of a device over one, in memory, or with a lid.
+fn is_disk(name: &str) -> bool {
+    !["loop", "ram", "zram", "sr", "fd", "dm-", "md"].iter().any(|kind| name.starts_with(kind))
+}
+
+/// How long something has been there, which was first seen at `since`.
+fn there_for(since: &mut Option<Instant>, there: bool) -> Duration {
+    *since = there.then(|| since.unwrap_or_else(Instant::now));
+    since.map_or(Duration::ZERO, |since| since.elapsed())
+}
+
+/// Gives up what a system wrote that ran from an older generation; nothing else of the store changes.
+fn discard(config: &PairConfig) {
+    let given_up = claimed(&Roots::default(), config).and_then(|dpsr| {
+        let partition = dpsr.store.range.clone();
+        put_back(&mut Store::open(std::sync::Arc::new(dpsr), partition, owner())?)
+    });
+    match given_up {
+        Ok(_) => say(Level::Warning, "what a system wrote that ran from an older generation was given up"),
+        Err(error) => {
+            say(Level::Warning, &format!("giving up what a system wrote: {error}"));
+            sleep(STORE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_system_may_be_on() {
+        for disk in ["sda", "nvme0n1", "vdb", "mmcblk0", "xvda", "dasda"] {
+            assert!(is_disk(disk), "{disk}");
+        }
+        for other in ["loop0", "sr0", "fd0", "dm-3", "zram0", "ram1", "md127"] {
+            assert!(!is_disk(other), "{other}");
+        }
+    }
+}

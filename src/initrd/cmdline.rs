@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The words for dpsr on the kernel command line. Pure.
+//!
+//! | word              | meaning                                                                              |
+//! | ----------------- | ------------------------------------------------------------------------------------ |
+//! | `dpsr.boot=auto`  | started from the DPSR disk: boot the copy if the primary is missing                  |
+//! | `dpsr.boot=force` | boot the copy, whatever else is there                                                |
+//! | `dpsr.boot=off`   | the plain primary: nothing is wrapped, nothing is taken for missing                  |
+//! | `dpsr.wait=S`     | how many seconds after the last new disk the primary counts as missing; else what the record says |
+//! | `dpsr.pair=NAME`  | the pair it is about; said by the loader of each DPSR disk                           |
+//! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent                     |
+//! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
+
+use crate::units::Generation;
+
+/// Which system is to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// That of the primary, which was started by its own loader.
+    Primary,
+    /// That of the primary, without anything of dpsr under it.
+    Plain,
+    /// That of the copy, where the primary is missing.
+    Auto,
+    /// That of the copy.
+    Force,
+}
+
+/// What the command line says to dpsr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CmdLine {
+    /// Which system is to be started.
+    pub boot: Boot,
+    /// For how many seconds a missing primary is waited for, where that is said.
+    pub wait: Option<u64>,
+    /// The pair it is about.
+    pub pair: Option<String>,
+    /// The generation to start.
+    pub generation: Option<Generation>,
+    /// Whether what a system wrote that ran from an older generation is given up.
+    pub discard: bool,
+}
+
+impl CmdLine {
+    /// Reads a command line. The last word of a kind counts; what is none of dpsr's business is passed over.
+    pub fn parse(text: &str) -> Self {
+        let mut found =
+            Self { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false };
+        for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
+            match (key, value) {
+                ("dpsr.boot", "auto") => found.boot = Boot::Auto,
+                ("dpsr.boot", "force") => found.boot = Boot::Force,
+                ("dpsr.boot", "off") => found.boot = Boot::Plain,
+                ("dpsr.wait", seconds) => found.wait = seconds.parse().ok(),
+                ("dpsr.generation", number) => found.generation = number.parse().ok().map(Generation),
+                ("dpsr.discard", "aside") => found.discard = true,
+                ("dpsr.pair", pair) => found.pair = Some(pair.to_owned()),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// That of the running kernel.
+    pub fn of_kernel() -> Self {
+        Self::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        let of = |text: &str| CmdLine::parse(text);
+        assert_eq!(
+            of("root=UUID=1 ro quiet\n"),
+            CmdLine { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false }
+        );
+        assert_eq!(of("dpsr.boot=auto dpsr.wait=3").wait, Some(3));
+        assert_eq!(of("dpsr.boot=auto dpsr.boot=off").boot, Boot::Plain);
+        assert_eq!(
+            of("dpsr.boot=maybe dpsr.wait=x"),
+            CmdLine { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false }
+        );
+        assert_eq!(of("dpsr.boot=force dpsr.generation=12").generation, Some(Generation(12)));
+        assert_eq!(of("dpsr.boot=auto dpsr.pair=main").pair.as_deref(), Some("main"));
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! While the machine runs from its copy, nobody may see a second disk of the same identity: a primary that
+//! turns up late, or that was passed over.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+
+use super::cmdline::{Boot, CmdLine};
+use crate::config::{self, PairConfig};
+use crate::disk::file::{Access, FileDisk};
+use crate::error::{Error, Result};
+use crate::failover;
+use crate::pair::open::is_primary;
+use crate::pair::sysfs::{BlockNode, DevNum, Roots};
+use crate::pair::table::Table;
+use crate::units::SECTOR;
+use crate::wrap;
+
+/// Rules that outlive the initramfs, until the next boot.
+const RULES: &str = "/run/udev/rules.d";
+
+/// The rule that asks [`event`] about each disk, as in the initramfs.
+const RULE: &str = include_str!("../../dracut/55dpsr/59-dpsr-hide.rules");
+
+/// What a rule does with a disk, or partition, that is nobody's: no links, no probing, no mount.
+const NOBODYS: &str = "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1\nSYSTEMD_READY=0\nUDISKS_IGNORE=1\n\
+                       DM_MULTIPATH_DEVICE_PATH=0\nDPSR_HIDDEN=1";
+
+/// Hides the primary of `config`, now and after the initramfs.
+pub fn from_now_on(config: &PairConfig) -> Result<()> {
+    let write = |path: &Path, text: &str| {
+        let directory = path.parent().expect("these paths have one");
+        let written = fs::create_dir_all(directory).and_then(|()| fs::write(path, text));
+        written.map_err(|error| Error::device("writing", path.display().to_string(), &error))
+    };
+    write(&Path::new(RULES).join("59-dpsr-hide.rules"), RULE)?;
+    write(Path::new(failover::PAIR), &config.name)?;
+    write(Path::new(failover::FLAG), &format!("the pair {} runs from its copy\n", config.name))
+}
+
+/// What udev is to know of the disk, or partition, of its event; nothing for all others.
+pub fn event(dir: &Path) -> Option<&'static str> {
+    if !failover::is_under_way() && CmdLine::of_kernel().boot != Boot::Force {
+        return None;
+    }
+    let number = |key: &str| env::var(key).ok().and_then(|value| value.parse().ok());
+    let roots = Roots::default();
+    let disk = roots.node(DevNum { major: number("MAJOR")?, minor: number("MINOR")? })?.disk();
+    let sectors = disk.attr("size")?.parse::<u64>().ok()?;
+    let pairs: Vec<_> =
+        config::list(dir).ok()?.iter().filter_map(|name| config::load(dir, name).ok()).collect();
+    let named = failover::pair().or_else(|| CmdLine::of_kernel().pair);
+    let mut of_size =
+        hidden_with(&pairs, named.as_deref()).filter(|pair| pair.primary.size.0 / SECTOR == sectors);
+    of_size.any(|pair| is_hidden(&roots, pair, &disk.path())).then_some(NOBODYS)
+}
+
+/// One that only says it is the primary is hidden, too, and one that has only its table.
+fn is_hidden(roots: &Roots, pair: &PairConfig, path: &Path) -> bool {
+    is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair)
+}
+
+/// Takes back what udev has said of a primary that it saw before it was to be hidden.
+pub fn what_is_there(config: &PairConfig) {
+    let roots = Roots::default();
+    let size = |node: &BlockNode| node.attr("size").and_then(|size| size.parse::<u64>().ok());
+    let disks = roots.all().into_iter().filter(|node| node.partition().is_none() && !node.is_ours());
+    let of_size = disks.filter(|node| size(node) == Some(config.primary.size.0 / SECTOR));
+    let mut any = false;
+    for disk in of_size.filter(|node| is_hidden(&roots, config, &node.path())) {
+        for node in disk.partitions().iter().chain([&disk]) {
+            // One that is just going away has no links to take back.
+            any |= node.trigger().is_ok();
+        }
+    }
+    if any {
+        wrap::idle();
+    }
+}
+
+/// The pairs whose primary is that of the pair `named`: the disks of all others are what they always were. All,
+/// where nobody knows which it is.
+fn hidden_with<'a>(pairs: &'a [PairConfig], named: Option<&str>) -> impl Iterator<Item = &'a PairConfig> {
+    let one = pairs.iter().find(|pair| Some(pair.name.as_str()) == named);
+    let same = move |pair: &&PairConfig| {
+        one.is_none_or(|one| {
+            let (here, there) = (&pair.primary, &one.primary);
+            pair.name == one.name || here.size == there.size && here.table == there.table
+        })
+    };
+    pairs.iter().filter(same)
+}
+
+/// A copy of the primary, or the disk to which the machine once went back: its partitions have the same UUIDs.
+fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
+    let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
+    pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What runs before there is a root filesystem: the primary is wrapped, or the machine is started from its
+//! copy. Nothing here may keep a machine from booting that would boot without it.
+//!
+//! * [`wrap`]: in the udev event of each disk. [`boot`]: beside all of them, which system is to be started.
+//! * [`hide`]: of two disks of one identity, one is nobody's. [`cmdline`]: what the kernel is told for dpsr.
+//! * [`told`]: how people are told, when there is nobody yet to tell.
+
+mod ask;
+mod boot;
+mod choose;
+pub mod cmdline;
+mod hide;
+pub mod told;
+mod wrap;
+
+use std::env;
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::failover::fill::Fill;
+use crate::failover::hold;
+use told::{Level, say};
+
+/// The records of pairs in the initramfs.
+const RECORDS: &str = "/etc/dpsr";
+
+/// Does what the first word says; there is nobody who could read a usage text.
+pub fn main() -> ExitCode {
+    // What rooms below warn of: the journal has what a unit says.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    let dir = Path::new(RECORDS);
+    let words: Vec<String> = env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // udev takes a program that fails for a rule that does not match, and goes on as without it.
+        ["wrap"] => wrap::event(dir),
+        ["hold", node, name] => {
+            // The root of the initramfs, with its names, goes away under this process.
+            let mut log = told::log();
+            if let Err(error) = hold::forever(Path::new(node), name, |fill| filling(log.as_mut(), fill)) {
+                say(Level::Warning, &error.to_string());
+            }
+        }
+        ["boot"] => boot::run(dir),
+        ["hide"] => hide::event(dir).into_iter().for_each(told::to_udev),
+        ["wrap-now", pair] => {
+            return wrap::now(dir, pair).map_or_else(ExitCode::from, |()| ExitCode::SUCCESS);
+        }
+        ["unwrap-now", pair] => {
+            return wrap::undo(dir, pair).map_or_else(ExitCode::from, |()| ExitCode::SUCCESS);
+        }
+        _ => {
+            say(Level::Warning, "dpsr-initrd was called with words it does not know");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The room of a machine that runs from its copy is running out.
+fn filling(log: Option<&mut File>, fill: Fill) {
+    let (used, size, percent) = (fill.used, fill.size, fill.percent());
+    let Some(log) = log else { return };
+    told::say_in(
+        log,
+        Level::Warning,
+        &format!(
+            "this system runs from its copy, and {percent} % of the room for what it changes is taken: {used} of \
+             {size}; go back to a disk with 'dpsr failback' before it is full: 'dpsr status' tells what is lost then"
+        ),
+    );
+}
