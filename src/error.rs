@@ -50,6 +50,7 @@ struct Parts {
     left: Option<String>,
     next: Option<String>,
     errno: Option<i32>,
+    overflow: bool,
 }
 
 /// The result of everything that can fail.
@@ -59,7 +60,16 @@ impl Error {
     /// An error of `kind`: `doing` is a gerund phrase ("reading the primary"), `why` the reason.
     pub fn new(kind: Kind, doing: impl Into<String>, why: impl Into<String>) -> Self {
         let (doing, why) = (doing.into(), why.into());
-        Self(Box::new(Parts { kind, doing, device: None, why, left: None, next: None, errno: None }))
+        Self(Box::new(Parts {
+            kind,
+            doing,
+            device: None,
+            why,
+            left: None,
+            next: None,
+            errno: None,
+            overflow: false,
+        }))
     }
 
     /// An operating-system error from a device; `doing` is a gerund phrase ("reading 4096 bytes at …").
@@ -98,10 +108,35 @@ impl Error {
         self
     }
 
+    /// Says that it was the room for pre-images of a primary in use that did not do.
+    #[must_use]
+    pub fn of_overflow(mut self) -> Self {
+        self.0.overflow = true;
+        self
+    }
+
+    /// Whether it was the room for pre-images of a primary in use that did not do.
+    pub fn is_overflow(&self) -> bool {
+        self.0.overflow
+    }
+
+    /// Says what else to do, beside what was said before.
+    #[must_use]
+    pub fn or_next(mut self, other: &str) -> Self {
+        let before = self.0.next.take().map_or(String::new(), |next| format!("{next}, "));
+        self.0.next = Some(format!("{before}{other}"));
+        self
+    }
+
     /// What failed and why, without what is left and what to do: the part that another sentence can quote.
     pub fn cause(&self) -> String {
         let device = self.0.device.as_ref().map_or(String::new(), |device| format!(" {device}"));
         format!("{}{device}: {}", self.0.doing, self.0.why)
+    }
+
+    /// What is left: the state after the failure; empty where nothing was said of it.
+    pub fn what_is_left(&self) -> &str {
+        self.0.left.as_deref().unwrap_or_default()
     }
 
     /// What the failure means.

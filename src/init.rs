@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::config::{self, DpsrRecord, PairConfig, PrimaryRecord};
+use crate::config::{self, DpsrRecord, FailoverConfig, LiveConfig, PairConfig, PrimaryRecord};
 use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
+use crate::keep::Rules;
 use crate::open::{owner, recorded};
 use crate::pair::empty::{Found, emptiness};
 use crate::pair::inuse::in_use;
@@ -26,8 +27,9 @@ use crate::pair::table::Table;
 use crate::pair::target::{Taker, claim};
 use crate::pair::volumes::Volumes;
 use crate::pair::wipe::wipe_signatures;
+use crate::reserve::{NewReserve, Reserve};
 use crate::store::create::{Template, create, sizes};
-use crate::units::Bytes;
+use crate::units::{Bytes, MIB};
 
 const PREPARING: &str = "preparing the DPSR disk";
 
@@ -46,6 +48,8 @@ pub struct Options {
     pub boot: bool,
     /// Bytes that history may take.
     pub history: Option<Bytes>,
+    /// How large a file on the primary makes room on the DPSR disk by not being copied.
+    pub reserve: Option<Bytes>,
     /// Whether what is on the DPSR disk may go.
     pub wipe: bool,
 }
@@ -62,6 +66,7 @@ pub struct Planned {
     layout: DpsrLayout,
     table: Option<String>,
     volumes: Volumes,
+    reserve: Option<NewReserve>,
 }
 
 /// Plans, and refuses whatever must not be done.
@@ -96,9 +101,16 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
     check_target(&roots, &target)?;
     check_no_primary(&records, &roots, &dpsr)?;
     check_not_paired(dir, &records, &options, &found)?;
-    let bios = !roots.sys.join("firmware/efi").exists();
+    // Where BIOS exists at all: 1 MiB lets the disk boot a machine that is not this one.
+    let bios = cfg!(any(target_arch = "x86_64", target_arch = "x86"));
     let layout = DpsrLayout::plan(dpsr.size, dpsr.block, options.boot, bios)
         .map_err(|error| error.on(dpsr.name()).left("nothing was written"))?;
+    let reserve = options.reserve.map(|size| NewReserve::plan(&roots, &primary, &volumes, &layout, size));
+    let reserve = reserve.transpose()?;
+    let needed = |volumes: &Volumes, store: Bytes| {
+        let volumes = reserve.as_ref().map_or_else(|| volumes.clone(), |reserve| reserve.guessed(volumes));
+        needed(&volumes, store, primary.size)
+    };
     let inputs = Inputs {
         pair: &options.pair,
         primary: &primary,
@@ -108,10 +120,11 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
         layout: &layout,
         gives_up: &gives_up(&found),
         limit: options.history,
+        reserve: reserve.as_ref().map(NewReserve::shown),
     };
-    let plan = InitPlan::new(&inputs, |volumes, store| needed(volumes, store, primary.size));
-    check_room(&target, &volumes, |volumes| needed(volumes, plan.sizes.store, primary.size))?;
-    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, found, layout, volumes })
+    let plan = InitPlan::new(&inputs, needed);
+    check_room(&target, &volumes, |volumes| needed(volumes, plan.sizes.store))?;
+    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, found, layout, volumes, reserve })
 }
 
 fn volumes(roots: &Roots, primary: &Probe, table: &Table, options: &Options) -> Result<Volumes> {
@@ -223,7 +236,14 @@ impl Planned {
         let (disk, _lock) = self.claim()?;
         let guids = Guids::random();
         let pair = Uuid::new_v4();
-        let record = self.record(pair, guids.disk, guids.store);
+        let made = self.reserve.as_ref().map(NewReserve::make).transpose()?;
+        let reserve = made.as_ref().map(|made| made.reserve.clone());
+        let mut volumes = self.volumes.clone();
+        if let Some(reserve) = &reserve {
+            volumes.leave_out_reserve(&reserve.left_out());
+            self.check_room_with(&volumes)?;
+        }
+        let record = self.record(pair, guids.disk, guids.store, reserve);
         let draft = config::Draft::write(dir, &record).map_err(|error| error.left("nothing was written"))?;
         wipe_signatures(&disk, &self.layout)?;
         write_gpt(&disk, self.dpsr.block, &self.layout, &guids)?;
@@ -240,12 +260,29 @@ impl Planned {
             primary: self.primary.id(),
             disk: self.primary.size,
             block: self.primary.block,
-            volumes: recorded(&self.volumes),
+            volumes: recorded(&volumes),
             owner: owner(),
         };
         create(Arc::new(disk), found.range.clone(), template)?;
         draft.keep()?;
+        if let Some(made) = made {
+            made.keep();
+        }
         Ok(record)
+    }
+
+    /// Refuses where the reserve, now that it lies somewhere, does not make as much room as was planned.
+    fn check_room_with(&self, volumes: &Volumes) -> Result<()> {
+        let store = self.layout.store.end - self.layout.store.start;
+        let sizes = needed(volumes, store, self.primary.size);
+        if sizes.needed_min <= store {
+            return Ok(());
+        }
+        let missing = (sizes.needed_min - store).round_up(MIB);
+        let why = format!("it lies in too many pieces: {missing} are missing still");
+        Err(Error::new(Kind::NoRoom, "making the reserve", why)
+            .left("it was removed, and nothing was written to the DPSR disk")
+            .next("ask for a larger one"))
     }
 
     /// Takes the target, if it and what is on it are what the plan was made for.
@@ -260,7 +297,7 @@ impl Planned {
         })
     }
 
-    fn record(&self, id: Uuid, disk_guid: Uuid, store: Uuid) -> PairConfig {
+    fn record(&self, id: Uuid, disk_guid: Uuid, store: Uuid, reserve: Option<Reserve>) -> PairConfig {
         let (primary, dpsr) = (&self.primary, &self.dpsr);
         PairConfig {
             name: self.options.pair.clone(),
@@ -268,6 +305,11 @@ impl Planned {
             leave_out: self.volumes.left_out_ids(),
             group: self.volumes.iter().filter(|v| v.group && v.number > 0).map(|v| v.id.clone()).collect(),
             history: self.options.history,
+            keep: Rules::default(),
+            boot: false,
+            failover: FailoverConfig::default(),
+            live: LiveConfig::default(),
+            reserve,
             primary: PrimaryRecord {
                 path: primary.lasting_path(&self.roots),
                 size: primary.size,

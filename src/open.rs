@@ -8,20 +8,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use crate::config::{self, DpsrRecord, PairConfig, PrimaryRecord};
+use crate::config::{self, DpsrRecord, FailoverConfig, LiveConfig, PairConfig, PrimaryRecord};
+use crate::disk::ReadDisk;
+use crate::disk::file::{Access, FileDisk};
+use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
 use crate::format::index;
 use crate::format::superblock::Owner;
+use crate::keep::Rules;
 use crate::pair::lock::Mode;
 use crate::pair::open::{
     Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only, open_unrecorded,
 };
-use crate::pair::sysfs::Roots;
+use crate::pair::probe::{Kind as Endpoint, Probe};
+use crate::pair::sysfs::{DevNum, Roots};
 use crate::pair::table::Table;
 use crate::pair::volumes::{self, Volumes};
 use crate::store::contents::{self, Contents};
+use crate::store::{Store, recover};
+use crate::swap::{self, Swap};
 use crate::sync::Disks;
-use crate::units::Bytes;
+use crate::units::{Bytes, Generation};
+use crate::wrap::{self, Wrapped};
 
 /// A look at metadata beside a running writer may find it halfway; it is repeated.
 const LOOKS: u32 = 5;
@@ -63,6 +71,9 @@ pub fn volumes_of(config: &PairConfig, table: &Table) -> Volumes {
     let mut volumes = Volumes::of(table, config.primary.size);
     volumes.group_also(&config.group);
     volumes.leave_out_ids(&config.leave_out);
+    if let Some(reserve) = &config.reserve {
+        volumes.leave_out_reserve(&reserve.left_out());
+    }
     volumes
 }
 
@@ -84,6 +95,8 @@ pub struct OpenPair {
     pub config: PairConfig,
     /// What a sync works on.
     pub disks: Disks,
+    /// What the primary is.
+    pub primary_probe: Probe,
     /// The primary's volumes, with the names people give them.
     pub volumes: Volumes,
     /// What has changed in the layout since the newest generation, in words.
@@ -94,7 +107,52 @@ pub struct OpenPair {
 /// name volumes, too, which takes a look at each.
 pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
-    let mut pair = discover(&Roots::default(), &config, PrimaryUse::Offline)?;
+    check_reserve(&config)?;
+    opened_pair(config, labels, PrimaryUse::Offline, |_, primary| Ok(Arc::new(primary)))
+}
+
+/// Opens both disks of the pair `name` for a sync of a primary that may be in use, and the wrap under it.
+/// Without a wrap it must be one that nobody uses, and is opened as by [`pair_offline`].
+pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPair, Option<Wrapped>)> {
+    let config = config::choose(dir, name)?;
+    let roots = Roots::default();
+    let primary = open_primary(&roots, &config, PrimaryUse::Live)?;
+    // Where the kernel has no device-mapper, nothing is wrapped.
+    let mapper = (primary.probe.kind == Endpoint::Block).then(|| Mapper::open().ok()).flatten();
+    let wrapped = mapper.and_then(|mapper| wrap::find(&mapper, &config, &primary).transpose()).transpose()?;
+    let Some(wrapped) = wrapped else {
+        drop(primary);
+        let pair = pair_offline(dir, name, labels).map_err(|error| match error.kind() {
+            Kind::Refused => error.or_next("or wrap it with 'dpsr wrap' while nothing on it is in use"),
+            _ => error,
+        })?;
+        return Ok((pair, None));
+    };
+    drop(primary);
+    // Held open, the node's number cannot come to mean another device; what it is is proven after that.
+    let live = FileDisk::open(wrapped.disk.node(), Access::Read)?;
+    let held = DevNum::of(live.identity().device);
+    let pair = opened_pair(config, labels, PrimaryUse::Live, |config, primary| {
+        let now = wrap::find(&Mapper::open()?, config, &primary)?;
+        match now.filter(|now| now.disk.number == held && now.raw == wrapped.raw) {
+            Some(_) => Ok(Arc::new(live)),
+            None => Err(Error::new(Kind::Refused, "opening the primary", "its wrap has just changed")
+                .on(primary.probe.name())
+                .left("nothing was written")
+                .next("sync again")),
+        }
+    })?;
+    Ok((pair, Some(wrapped)))
+}
+
+/// Opens both disks; `reader` says what a sync reads the proven primary through.
+fn opened_pair(
+    config: PairConfig,
+    labels: bool,
+    how: PrimaryUse,
+    reader: impl FnOnce(&PairConfig, Primary) -> Result<Arc<dyn ReadDisk>>,
+) -> Result<OpenPair> {
+    let mut pair = discover(&Roots::default(), &config, how)?;
     let contents = contents::read(&pair.dpsr, &pair.dpsr.store.range)?;
     if let Some(contents) = &contents {
         belongs(&config, &pair.dpsr, contents)?;
@@ -111,16 +169,34 @@ pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<Open
         volumes = volumes_of(&config, &pair.primary.table);
     }
     warn_of_unknown(&config, &volumes);
+    let primary_probe = pair.primary.probe.clone();
+    let told = recorded(&volumes);
+    let swaps = contents.as_ref().map(swap::known).unwrap_or_default();
+    let primary = reader(&config, pair.primary)?;
     let disks = Disks {
         block: config.primary.block,
-        volumes: recorded(&volumes),
+        swaps: Swap::left_out(primary.as_ref(), &told, &swaps),
+        volumes: told,
         partition: pair.dpsr.store.range.clone(),
-        primary: Arc::new(pair.primary),
+        primary,
         dpsr: Arc::new(pair.dpsr),
         owner: owner(),
         history: config.history,
+        keep: config.keep,
     };
-    Ok(OpenPair { config, disks, volumes, repartitioned })
+    Ok(OpenPair { config, disks, primary_probe, volumes, repartitioned })
+}
+
+/// What is left out for a reserve must be the reserve still. It is looked at before the primary is claimed,
+/// because its filesystem is mounted for that; afterwards nobody can use it.
+fn check_reserve(config: &PairConfig) -> Result<()> {
+    let Some(reserve) = &config.reserve else { return Ok(()) };
+    let roots = Roots::default();
+    let primary = open_primary(&roots, config, PrimaryUse::Offline)?;
+    let volumes = volumes_of(config, &primary.table);
+    let probe = primary.probe.clone();
+    drop(primary);
+    crate::reserve::unmounted(&roots, &probe, &volumes, reserve)
 }
 
 /// In words, how the layout of `new` differs from that of `old`; volumes are told apart by their ids.
@@ -174,6 +250,31 @@ pub struct OpenStore {
 /// Opens the store of the pair `name` for reading its generations; no sync can run meanwhile.
 pub fn store(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
     opened(dir, name, Mode::Shared)
+}
+
+/// Opens the DPSR disk of the pair `name` to write beside its store, which stays as it is.
+pub fn writable(dir: &Path, name: Option<&str>) -> Result<OpenStore> {
+    opened(dir, name, Mode::Exclusive)
+}
+
+/// A store opened to change its generations.
+pub struct OpenHistory {
+    /// The record of the pair.
+    pub config: PairConfig,
+    /// The store, locked for this process alone.
+    pub store: Store,
+    /// The generation an interrupted sync was rolled back to.
+    pub rolled_back: Option<Generation>,
+}
+
+/// Opens the store of the pair `name` to change its generations. An interrupted sync is rolled back first,
+/// which needs no primary.
+pub fn history(dir: &Path, name: Option<&str>) -> Result<OpenHistory> {
+    let OpenStore { config, dpsr, .. } = opened(dir, name, Mode::Exclusive)?;
+    let partition = dpsr.store.range.clone();
+    let mut store = Store::open(dpsr, partition, owner())?;
+    let rolled_back = recover::recover(&mut store)?;
+    Ok(OpenHistory { config, store, rolled_back })
 }
 
 /// Looks at the store of the pair `name`, whether a sync is running or not.
@@ -234,6 +335,11 @@ fn told_by_store(dpsr: &Dpsr, contents: &Contents) -> PairConfig {
         leave_out: ids(|volume| volume.left_out),
         group: ids(|volume| volume.group && volume.size > Bytes::ZERO),
         history: None,
+        keep: Rules::default(),
+        boot: false,
+        failover: FailoverConfig::default(),
+        live: LiveConfig::default(),
+        reserve: None,
         primary: PrimaryRecord {
             path: format!("the disk {}", contents.index.primary).into(),
             size: map.disk,

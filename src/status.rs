@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What would happen if the primary died now, and how the copy is.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::changes::Mode;
+use crate::failover::fill::Fill;
+use crate::failures::{Failures, Notes};
 use crate::format::index::{Record, Volume, extents};
+use crate::format::moment::Moment;
 use crate::format::superblock::State;
 use crate::format::undo::Layout;
 use crate::open::{OpenStore, writer};
@@ -26,6 +31,9 @@ pub struct GenerationStatus {
     pub state: &'static str,
     /// Whether it is never dropped.
     pub pinned: bool,
+    /// What is known of its moment: `quiet` and `one_instant`.
+    #[serde(flatten)]
+    pub moment: Moment,
     /// How it was made: `full`, `digest` or `compare`.
     pub mode: &'static str,
     /// Bytes in chunks that had changed since the generation before.
@@ -47,6 +55,7 @@ pub fn generations(contents: &Contents) -> Vec<GenerationStatus> {
         time: record.time,
         state: if Some(record.generation) == current { "current" } else { "history" },
         pinned: record.pinned,
+        moment: record.moment,
         mode: Mode::word_of(record.made.mode),
         bytes_changed: record.made.changed,
         bytes_written_image: record.made.image,
@@ -104,12 +113,16 @@ pub struct Status {
     pub primary: String,
     /// The DPSR disk, by the path it was found at.
     pub dpsr: String,
-    /// `clean`, `updating`, `filling` or `no-valid-generation`.
+    /// `clean`, `updating`, `filling`, `no-valid-generation`, `live`, `live-without-history`, `live-aside` or
+    /// `returning`.
     pub state: &'static str,
     /// The newest complete generation.
     pub generation: Option<Generation>,
     /// Seconds since it was taken.
     pub age: Option<u64>,
+    /// What is known of its moment: `quiet` and `one_instant`.
+    #[serde(flatten)]
+    pub moment: Option<Moment>,
     /// What would happen if the primary died now, in one line.
     pub if_the_disk_died_now: String,
     /// The process that is writing to the store right now.
@@ -124,15 +137,24 @@ pub struct Status {
     pub history: RoomStatus,
     /// The last scrub, if there was one.
     pub scrub: Option<ScrubStatus>,
+    /// The syncs that failed since the last one that succeeded, where any did and it was noted.
+    pub failed: Option<Failures>,
+    /// How full the room is of a machine that runs from the copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<Fill>,
+    /// What somebody has to do something about before there is another generation.
+    pub red: Option<String>,
 }
 
-/// The status of `store` at `now`, seconds since 1970.
-pub fn status(store: &OpenStore, now: u64) -> Status {
+/// The status of `store` at `now`, seconds since 1970; `notes` is where failed syncs are noted.
+pub fn status(store: &OpenStore, notes: &Path, now: u64) -> Status {
     let contents = &store.contents;
     let generation = contents.current();
     let record = generation.and_then(|generation| contents.index.record(generation));
     let age = record.map(|record| now.saturating_sub(record.time));
     let scrub = contents.index.scrub;
+    let live = Fill::of(&store.config, contents.superblock.state);
+    let failed = Notes::of(notes, &store.config).failures(record.map(|record| record.time));
     Status {
         pair: store.config.name.clone(),
         primary: store.config.primary.path.display().to_string(),
@@ -140,6 +162,7 @@ pub fn status(store: &OpenStore, now: u64) -> Status {
         state: contents.superblock.state.word(),
         generation,
         age,
+        moment: record.map(|record| record.moment),
         if_the_disk_died_now: verdict(contents, record, age),
         writer: writer(store),
         stale_superblocks: contents.stale_superblocks,
@@ -147,10 +170,33 @@ pub fn status(store: &OpenStore, now: u64) -> Status {
         volumes: volumes(contents, record),
         history: history(contents, store.config.history),
         scrub: (scrub.time > 0).then_some(ScrubStatus { time: scrub.time, damaged: scrub.damaged }),
+        red: live.and_then(|live| filling(contents, live)).or(failed.as_ref().and_then(Failures::red)),
+        failed,
+        live,
     }
 }
 
+/// What is lost when the room of a machine that runs from the copy is full.
+fn filling(contents: &Contents, live: Fill) -> Option<String> {
+    let lost = match contents.aside() {
+        Some(_) => "the system stops, and what it has written is lost",
+        None => "all generations are lost, and the system goes on",
+    };
+    live.is_red().then(|| {
+        format!("the room for what this system changes is nearly full; once it is, {lost}: 'dpsr failback' ends that")
+    })
+}
+
 fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> String {
+    let live = match contents.superblock.state {
+        State::Live(from) | State::LiveNoHistory(from) => Some(from),
+        _ => contents.aside(),
+    };
+    if let Some(from) = live {
+        return format!(
+            "The system runs, or ran, from this copy, since generation {from}: it is the only place where what was written since is. If this disk died now, that would be lost."
+        );
+    }
     let (Some(record), Some(age)) = (record, age) else {
         return match contents.superblock.state {
             State::NoValid { .. } => {

@@ -152,6 +152,16 @@ impl fmt::Display for Generation {
     }
 }
 
+/// Generations by number, neighbours as one: `generations 1, 2, 4 to 6`.
+pub fn list(generations: &[Generation]) -> String {
+    let runs = generations.chunk_by(|a, b| a.next() == *b).map(|run| match run {
+        [one, .., last] if run.len() > 2 => format!("{one} to {last}"),
+        run => run.iter().map(Generation::to_string).collect::<Vec<_>>().join(", "),
+    });
+    let word = if generations.len() == 1 { "generation" } else { "generations" };
+    format!("{word} {}", runs.collect::<Vec<_>>().join(", "))
+}
+
 /// Which pages of a chunk: bit `i` stands for the page at `i * 4096`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageMask(pub u16);
@@ -197,6 +207,13 @@ mod tests {
         assert_eq!(runs, [4096..12288, 61440..65536]);
         assert_eq!(PageMask(0).runs().count(), 0);
         assert!(PageMask::ALL.runs().eq(std::iter::once(0..65536)));
+    }
+
+    #[test]
+    fn neighbours_are_listed_together() {
+        let of = |numbers: &[u64]| list(&numbers.iter().copied().map(Generation).collect::<Vec<_>>());
+        assert_eq!(of(&[3]), "generation 3");
+        assert_eq!(of(&[1, 2, 4, 5, 6, 9]), "generations 1, 2, 4 to 6, 9");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use dpsr::config::{DpsrRecord, PairConfig, PrimaryRecord};
 use dpsr::disk::ReadDisk;
 use dpsr::disk::file::{Access, FileDisk};
 use dpsr::error::Kind;
+use dpsr::keep::Rules;
 use dpsr::pair::chain::running_root_chain;
 use dpsr::pair::empty::emptiness;
 use dpsr::pair::inuse::device_uses;
@@ -76,6 +77,11 @@ fn make(primary: &Path, dpsr: &Path) -> PairConfig {
         leave_out: vec![],
         group: vec![],
         history: None,
+        keep: Rules::default(),
+        boot: false,
+        failover: dpsr::config::FailoverConfig::default(),
+        live: dpsr::config::LiveConfig::default(),
+        reserve: None,
         primary: PrimaryRecord {
             path: primary.into(),
             size: first.size,

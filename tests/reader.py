@@ -12,7 +12,8 @@ import argparse, functools, hashlib, json, os, struct, sys, uuid, zlib
 
 MIB, PAGE, CHUNK, PER_AREA, COMPANION, TABLE = 1 << 20, 4096, 65536, 4096, 13 * 4096, 1 << 40
 STORE_TYPE = uuid.UUID("8211c1b7-ec90-4655-b1a2-77d47f0e28cb").bytes_le
-STATES = {1: "filling", 2: "clean", 3: "updating", 4: "no-valid-generation"}
+STATES = {1: "filling", 2: "clean", 3: "updating", 4: "no-valid-generation", 5: "live", 6: "live-without-history",
+          7: "returning", 8: "live-aside"}
 
 class Damaged(Exception): """Something is not as docs/FORMAT.md says."""
 
@@ -147,7 +148,7 @@ class Store:
         self.extents = (store - 4 * MIB - 2 * self.slot - self.start) // self.extent
         kind, self.words = f.u32, [f.u64 for _ in range(4)]
         require(kind in STATES, f"it is in state {kind}, which this reader does not know")
-        self.state, self.current = STATES[kind], self.words[0] if kind in (2, 3) else None
+        self.state, self.current = STATES[kind], self.words[0] if kind in (2, 3, 5, 7, 8) else None
         self.before, self.root = [(f.u32, f.u64, f.u64, f.u32) for _ in range(2)]
         self.owner = {"boot": f.uuid(), "pid": f.u32, "host": f.text()}
     def read_index(self, root):
@@ -175,7 +176,7 @@ class Store:
         def record():
             made = dict(generation=f.u64, time=f.u64, map=f.u32, flags=f.u8, times=f.list(lambda: f.u64),
                         root=f.take(32).hex(), mode=f.u8, sizes=[f.u64 for _ in range(4)], undo=None)
-            require(made["flags"] < 4, f"generation {made['generation']} has unknown flags")
+            require(made["flags"] < 16, f"generation {made['generation']} has unknown flags")
             if made["flags"] & 2:
                 made["undo"] = Undo(self, made["generation"], f.u64, f.u64, f.u64, f.list(f.run))
             return made
@@ -212,11 +213,17 @@ class Store:
         later = [record for record in self.records if record["generation"] >= generation]
         found = {}
         for i, undo in enumerate(record["undo"] for record in later[:-1]):
-            maps = {record["map"] for record in later[: i + 2]}
+            maps = {record["map"] for record in later[: i + 1]}
             for entry, chunk, crc in undo.entries() if undo else ():
                 places = {self.place(self.maps[one]["runs"], chunk * CHUNK)[0] for one in maps}
                 if chunk >= TABLE or len(places) == 1 and None not in places:
                     found.setdefault(chunk, (undo, entry, crc))
+        if self.state in ("live", "returning"):
+            maps = {record["map"] for record in later}
+            kept = Kept(self, next(runs for kind, _, runs in self.objects if kind == 1))
+            for entry, chunk in kept.entries():
+                if len({self.place(self.maps[one]["runs"], chunk * CHUNK)[0] for one in maps}) == 1:
+                    found.setdefault(chunk, (kept, entry, None))
         return found
     def export(self, generation, write):
         record = next((r for r in self.listed() if r["generation"] == generation), None)
@@ -228,7 +235,7 @@ class Store:
             if saved and saved[-1] * CHUNK == at:
                 undo, entry, crc = found[saved.pop()]
                 raw = undo.data(entry)
-                require(crc32c(raw) == crc, f"{undo.name} saved chunk {entry}: its checksum does not match")
+                require(crc is None or crc32c(raw) == crc, f"{undo.name} saved chunk {entry}: its checksum does not match")
             else:
                 until = saved[-1] * CHUNK - at if saved else left
                 raw = self.read(whole["runs"], at, min(4 * MIB, left, until))
@@ -241,7 +248,8 @@ class Store:
         names = "uuid", "pair", "state", "words", "sequence", "owner", "primary", "scrub", "bad"
         return {name: getattr(self, name) for name in names} | {
             "geometry": geometry, "disk": newest["disk"], "objects": [kind for kind, _, _ in self.objects],
-            "generations": [{**r, "undo": r["undo"].count if r["undo"] else 0} for r in self.listed()],
+            "generations": [{**r, "undo": r["undo"].count if r["undo"] else 0, "quiet": not r["flags"] & 4,
+                             "one_instant": not r["flags"] & 8} for r in self.listed()],
             "volumes": [{**v, "left_out": bool(v["flags"] & 1), "parts": parts(v)} for v in newest["volumes"]]}
     def check(self):
         yield from self.bad
@@ -313,6 +321,26 @@ class Undo:
                             yield f"{self.name} saved digest page {page}: it does not check out"
             except Damaged as why:
                 yield f"{self.name} area {k}: {why}"
+
+class Kept:
+    """What a machine that runs from the image has overwritten: written by the kernel, without checksums."""
+    def __init__(self, store, runs):
+        self.read, self.name = lambda at, size: store.read(runs, at, size), "live store"
+        self.size = sum(count for _, _, count in runs) * store.extent
+    def data(self, entry):
+        return self.read(entry * CHUNK, CHUNK)
+    def entries(self):
+        header = struct.unpack("<4sIII", self.read(0, 16))
+        if header[0] == bytes(4):
+            return
+        require(header == (b"SnAp", 1, 1, CHUNK // 512), "the live store's header is not as written")
+        at = CHUNK
+        while at + CHUNK <= self.size:
+            for chunk, new in struct.iter_unpack("<QQ", self.read(at, CHUNK)):
+                if new == 0:
+                    return
+                yield new, chunk
+            at += (PER_AREA + 1) * CHUNK
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::args::Generations;
 use super::store::look;
-use super::time::utc;
 use super::{say, say_json};
 use crate::error::Result;
 use crate::status::{GenerationStatus, generations};
+use crate::time::utc;
 
 #[derive(Serialize)]
 struct Listed {
@@ -26,9 +26,10 @@ pub(super) fn run(args: &Generations) -> Result<()> {
         "generation", "time", "state", "mode", "changed", "undo"
     ));
     for one in &listed.generations {
-        let pinned = if one.pinned { "  pinned" } else { "" };
+        let notes: Vec<_> = one.pinned.then_some("pinned").into_iter().chain(one.moment.flaws()).collect();
+        let notes = if notes.is_empty() { String::new() } else { format!("  {}", notes.join(", ")) };
         say(format_args!(
-            "{:>10}  {:20}  {:8}  {:7}  {:>10}  {:>10}{pinned}",
+            "{:>10}  {:20}  {:8}  {:7}  {:>10}  {:>10}{notes}",
             one.generation.0,
             utc(one.time),
             one.state,

@@ -27,6 +27,7 @@ pub(super) fn run(args: &Init) -> Result<()> {
         leave_out: args.leave_out.clone(),
         boot: !args.no_boot,
         history: args.history,
+        reserve: args.reserve,
         wipe: args.wipe,
     };
     let planned = plan(&args.common.config_dir, options)?;

@@ -2,17 +2,26 @@
 //! The command line: one file for each verb. Only this room prints.
 
 mod args;
+mod attach;
+mod boot;
 mod confirm;
+mod detach;
+mod drop;
 mod export;
+mod failback;
 mod generations;
 mod init;
+mod internal;
+mod mount;
+mod pin;
 mod progress;
+mod prune;
 mod restore;
 mod scrub;
 mod status;
 mod store;
 mod sync;
-mod time;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -45,11 +54,24 @@ fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Init(args) => init::run(args),
         Verb::Sync(args) => sync::run(args),
+        Verb::Wrap(args) => wrap::run(args),
+        Verb::Unwrap(args) => wrap::run_unwrap(args),
         Verb::Generations(args) => generations::run(args),
+        Verb::Pin(args) => pin::run(args, true),
+        Verb::Unpin(args) => pin::run(args, false),
+        Verb::Drop(args) => drop::run(args),
+        Verb::Prune(args) => prune::run(args),
         Verb::Export(args) => export::run(args),
         Verb::Restore(args) => restore::run(args),
+        Verb::Failback(args) => failback::run(args),
+        Verb::Attach(args) => attach::run(args),
+        Verb::Detach(args) => detach::run(args),
+        Verb::Mount(args) => mount::run(args),
+        Verb::Umount(args) => mount::undo(args),
         Verb::Scrub(args) => scrub::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Boot(args) => boot::run(args),
+        Verb::Internal(args) => internal::run(args),
     }
 }
 

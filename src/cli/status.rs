@@ -3,17 +3,19 @@
 
 use super::args::Status as Args;
 use super::store::look;
-use super::time::utc;
 use super::{say, say_json};
 use crate::error::Result;
+use crate::format::moment::Moment;
 use crate::open::now;
 use crate::pair::show::printable;
 use crate::status::{Status, VolumeStatus, span, status};
+use crate::time::utc;
+use crate::units::Generation;
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let store = look(&args.store)?;
     let now = now();
-    let status = status(&store, now);
+    let status = status(&store, &args.state.dir(&args.store.common), now);
     if args.json {
         return say_json(&status);
     }
@@ -22,11 +24,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn tell(status: &Status, now: u64) {
+    if let Some(why) = &status.red {
+        say(format_args!("RED: {why}."));
+    }
     say(&status.if_the_disk_died_now);
     say(format_args!(
         "Pair {}: {} is copied to {}, state {}.",
         status.pair, status.primary, status.dpsr, status.state
     ));
+    if let (Some(moment), Some(generation)) = (status.moment, status.generation) {
+        moment_of(generation, moment);
+    }
+    if let Some(failed) = &status.failed {
+        let ago = span(now.saturating_sub(failed.time));
+        say(format_args!("Syncs that failed since: {}, the last {ago} ago: {}.", failed.count, failed.why));
+    }
+    if let Some(live) = status.live {
+        say(format_args!("Room for what the system changes: {} of {} taken.", live.used, live.size));
+    }
     if let Some(writer) = &status.writer {
         say(format_args!("Being written now by {writer}."));
     }
@@ -56,6 +71,18 @@ fn tell(status: &Status, now: u64) {
         "volume", "label", "size", "stands at", "byte offset on the DPSR disk"
     ));
     status.volumes.iter().for_each(volume);
+}
+
+/// Says what is wrong with the moment of the newest generation, if anything is.
+fn moment_of(generation: Generation, moment: Moment) {
+    if !moment.quiet {
+        say(format_args!("Writes were going on when generation {generation} was taken."));
+    }
+    if !moment.one_instant {
+        say(format_args!(
+            "Generation {generation} is not one instant: writes went past the snapshot it was taken from."
+        ));
+    }
 }
 
 fn volume(volume: &VolumeStatus) {

@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr sync`
 
+use std::path::Path;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::args::Sync;
 use super::progress::shown;
 use super::{end_in_order, say, say_json};
+use crate::boot::{self, Updated};
 use crate::changes::Mode;
 use crate::changes::source::Moving;
+use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::open::{OpenPair, now, pair_offline};
+use crate::failures::Notes;
+use crate::format::moment::Moment;
+use crate::live::sync_live;
+use crate::open::{OpenPair, now, pair_live, pair_offline};
 use crate::sync::{Report, Request, sync};
+use crate::units::list;
+use crate::wrap::Wrapped;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -18,16 +28,16 @@ struct Told<'a> {
     #[serde(flatten)]
     report: &'a Report,
     repartitioned: Option<&'a str>,
+    /// What was done to the ESP of a DPSR disk that boots; absent where that failed, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<&'a Updated>,
 }
 
 pub(super) fn run(args: &Sync) -> Result<()> {
-    if !args.offline {
-        let why = "this version reads only a primary that nobody uses";
-        return Err(Error::new(Kind::Usage, "starting a sync", why).next("unmount it and add --offline"));
-    }
     // Before the disk is locked: from then on a signal ends a sync in order, whatever it is doing.
     end_in_order()?;
-    let pair = pair_offline(&args.common.config_dir, args.common.pair.as_deref(), !args.volume.is_empty())?;
+    let dir = &args.common.config_dir;
+    let (pair, wrapped) = opened(args).inspect_err(|error| note_unopened(args, error))?;
     let mode = match (args.full, args.compare) {
         (true, _) => Mode::Full,
         (_, true) => Mode::Compare,
@@ -39,18 +49,68 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         moving: moving(&pair, &args.volume)?,
         dry_run: args.dry_run,
         time: now(),
+        // That of a primary nobody uses; a live sync takes its own.
+        moment: Arc::new(Moment::default()),
     };
     let progress = shown(args.json);
-    let report = sync(&pair.disks, &request, progress.as_ref())?;
+    let outcome = match &wrapped {
+        Some(wrapped) => sync_live(&pair, wrapped, dir, &request, progress.as_ref()),
+        None => sync(&pair.disks, &request, progress.as_ref()),
+    };
     drop(progress);
-    if args.json {
-        return say_json(&Told { report: &report, repartitioned: pair.repartitioned.as_deref() });
+    if !args.dry_run {
+        Notes::of(&args.state.dir(&args.common), &pair.config).ended(outcome.as_ref().map(drop), now());
     }
-    if let Some(changes) = &pair.repartitioned {
+    let report = outcome?;
+    if let Some(why) = &report.not_pruned {
+        tracing::warn!("{why}, ignoring: the new generation is there, and the next sync tries again");
+    }
+    let OpenPair { config, repartitioned, disks, .. } = pair;
+    // What follows opens the DPSR disk anew, and claims it.
+    drop((disks, wrapped));
+    let booted = (config.boot && !args.dry_run).then(|| refreshed(dir, &config.name)).flatten();
+    if args.json {
+        let repartitioned = repartitioned.as_deref();
+        return say_json(&Told { report: &report, repartitioned, boot: booted.as_ref() });
+    }
+    if let Some(changes) = &repartitioned {
         say(format_args!("The primary was repartitioned: {changes}."));
     }
     tell(&report);
+    if let Some(booted) = booted.filter(|booted| booted.initramfs.is_some() || !booted.written.is_empty()) {
+        say(format_args!("The DPSR disk was brought up to date: it boots kernel {} now.", booted.kernel));
+    }
     Ok(())
+}
+
+fn opened(args: &Sync) -> Result<(OpenPair, Option<Wrapped>)> {
+    let (dir, name, labels) = (&args.common.config_dir, args.common.pair.as_deref(), !args.volume.is_empty());
+    match args.offline {
+        true => Ok((pair_offline(dir, name, labels)?, None)),
+        false => pair_live(dir, name, labels),
+    }
+}
+
+/// A disk that is missing, or has become another one, is a failed sync as well; not so a sync beside another one.
+fn note_unopened(args: &Sync, error: &Error) {
+    if args.dry_run || matches!(error.kind(), Kind::Busy | Kind::Usage) {
+        return;
+    }
+    if let Ok(config) = config::choose(&args.common.config_dir, args.common.pair.as_deref()) {
+        Notes::of(&args.state.dir(&args.common), &config).ended(Err(error), now());
+    }
+}
+
+/// Brings what the DPSR disk boots up to date. The new generation is there whether that succeeds or not.
+fn refreshed(dir: &Path, pair: &str) -> Option<Updated> {
+    let updated = boot::update(dir, Some(pair)).inspect(super::boot::warn);
+    updated
+        .map_err(|why| {
+            tracing::warn!(
+                "{why}, ignoring: the generation is there, and what the DPSR disk boots may be older"
+            )
+        })
+        .ok()
 }
 
 /// The volumes that move: those named, and their group with them.
@@ -84,13 +144,18 @@ fn tell(report: &Report) {
         "Generation {} ({}): {read} read, {changed} changed, {} written to the image, {} to the undo store, {:.1} s.",
         report.generation, report.mode, report.bytes_written_image, report.bytes_written_undo, report.seconds
     ));
-    if let (Some(first), Some(last)) = (report.dropped.first(), report.dropped.last()) {
-        let which = if first == last {
-            format!("generation {first}")
-        } else {
-            format!("generations {first} to {last}")
-        };
-        say(format_args!("Dropped to make room: {which}."));
+    if !report.dropped.is_empty() {
+        say(format_args!("Dropped to make room: {}.", list(&report.dropped)));
+    }
+    if !report.pruned.is_empty() {
+        say(format_args!("Dropped because no rule keeps them: {}.", list(&report.pruned)));
+    }
+    if let Some(pause) = report.pause_ms {
+        let quiet = if report.moment.quiet { "quiet" } else { "in the middle of writes" };
+        say(format_args!("The moment was {quiet}; the primary waited {pause} ms for it."));
+    }
+    if !report.moment.one_instant {
+        say("Writes went past the snapshot: the volumes do not stand at one instant.");
     }
     if report.rotten_chunks > 0 {
         say(format_args!(

@@ -142,9 +142,13 @@ pub fn choose(dir: &Path, name: Option<&str>) -> Result<PairConfig> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::failover::FailoverConfig;
+    use super::super::live::LiveConfig;
     use super::super::record::{DpsrRecord, PrimaryRecord};
     use super::*;
+    use crate::keep::Rules;
     use crate::units::Bytes;
+    use std::num::NonZeroU32;
     use std::os::unix::fs::PermissionsExt;
     use uuid::Uuid;
 
@@ -155,6 +159,11 @@ mod tests {
             leave_out: vec!["1234abcd-05".into()],
             group: vec![],
             history: Some(Bytes(1 << 30)),
+            keep: Rules { daily: NonZeroU32::new(7), ..Rules::default() },
+            boot: false,
+            failover: FailoverConfig::default(),
+            live: LiveConfig::default(),
+            reserve: None,
             primary: PrimaryRecord {
                 path: "/dev/sda".into(),
                 size: Bytes(1 << 40),
@@ -197,7 +206,7 @@ mod tests {
         insta::assert_snapshot!(told(load(root.path(), "x").unwrap_err()), @r#"reading /etc/dpsr/x.toml: there is no pair "x"; make it with dpsr init"#);
         insta::assert_snapshot!(told(load(root.path(), "../x").unwrap_err()), @r#"naming a pair "../x": a pair's name is 1 to 64 letters, digits, '_', '.' or '-', and does not start with a dot"#);
         fs::write(root.path().join("bad.toml"), "name = \"bad\"\nleft_out = []\n").unwrap();
-        insta::assert_snapshot!(told(load(root.path(), "bad").unwrap_err()), @"reading /etc/dpsr/bad.toml:2: unknown field `left_out`, expected one of `name`, `id`, `leave_out`, `group`, `history`, `primary`, `dpsr`");
+        insta::assert_snapshot!(told(load(root.path(), "bad").unwrap_err()), @"reading /etc/dpsr/bad.toml:2: unknown field `left_out`, expected one of `name`, `id`, `leave_out`, `group`, `history`, `keep`, `boot`, `failover`, `live`, `reserve`, `primary`, `dpsr`");
         save(root.path(), &sample("a")).unwrap();
         fs::rename(root.path().join("a.toml"), root.path().join("b.toml")).unwrap();
         insta::assert_snapshot!(told(load(root.path(), "b").unwrap_err()), @r#"reading /etc/dpsr/b.toml: it says it belongs to the pair "a""#);

@@ -5,7 +5,11 @@
 //! by `init` and may be edited by hand; unknown keys are errors, so that a typing mistake is not ignored.
 
 mod choose;
+mod failover;
+mod live;
 mod record;
 
 pub use choose::{Draft, choose, file_name, list, load, save, valid_name};
+pub use failover::{FailoverConfig, Policy};
+pub use live::{CowPlace, LiveConfig};
 pub use record::{DEFAULT_PAIR, DpsrRecord, PairConfig, PrimaryRecord};

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::failover::FailoverConfig;
+use super::live::LiveConfig;
+use crate::keep::Rules;
+use crate::reserve::Reserve;
 use crate::units::Bytes;
 
 /// The name of a pair where the user gives none.
@@ -28,10 +32,29 @@ pub struct PairConfig {
     /// How many bytes history may take; absent for all there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Bytes>,
+    /// Which generations a sync keeps; all that there is room for, if no rule is given.
+    #[serde(default, skip_serializing_if = "Rules::is_empty")]
+    pub keep: Rules,
+    /// Whether the DPSR disk boots by itself, and every sync keeps what it boots up to date.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub boot: bool,
+    /// When the machine is started from the copy.
+    #[serde(default, skip_serializing_if = "FailoverConfig::is_default")]
+    pub failover: FailoverConfig,
+    /// How a primary in use is read.
+    #[serde(default, skip_serializing_if = "LiveConfig::is_default")]
+    pub live: LiveConfig,
+    /// The file on the primary that makes room on the DPSR disk, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
     /// The disk that is copied.
     pub primary: PrimaryRecord,
     /// The disk that holds the copy.
     pub dpsr: DpsrRecord,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What identifies the primary.

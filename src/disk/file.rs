@@ -31,6 +31,8 @@ pub enum Access {
     ReadExclusive,
     /// To be read and written, with the same claim.
     Write,
+    /// To be read and written beside those who have claimed it; only for who knows what is whose.
+    WriteBeside,
 }
 
 /// What makes an open device the one it is.
@@ -77,7 +79,8 @@ impl FileDisk {
             return Err(Error::new(Kind::Refused, "opening", "it was replaced meanwhile").on(name));
         }
         // The kernel lets root open it for writing all the same, and fails the first write.
-        if block && access == Access::Write && ioctl::read_only(&file).map_err(failed)? {
+        let writes = matches!(access, Access::Write | Access::WriteBeside);
+        if block && writes && ioctl::read_only(&file).map_err(failed)? {
             return Err(read_only(&name));
         }
         Self::capture(file, &metadata, block, name.clone()).map_err(failed)
@@ -125,9 +128,10 @@ fn read_only(name: &str) -> Error {
 
 /// A block device is read and written directly at once; whether a file can be, [`settle_file`] finds out.
 fn open_file(path: &Path, access: Access, block: bool) -> io::Result<File> {
-    let claim = if access == Access::Read { 0 } else { O_EXCL };
+    let claim = if matches!(access, Access::Read | Access::WriteBeside) { 0 } else { O_EXCL };
     let flags = if block { O_DIRECT | claim } else { 0 };
-    OpenOptions::new().read(true).write(access == Access::Write).custom_flags(flags).open(path)
+    let write = matches!(access, Access::Write | Access::WriteBeside);
+    OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)
 }
 
 fn identify(file: &File, metadata: &Metadata) -> io::Result<Identity> {

@@ -103,6 +103,13 @@ impl Geometry {
         start..start + self.extent
     }
 
+    /// The extent that holds byte `at` of the store; `None` outside the extents.
+    pub fn extent_at(&self, at: Bytes) -> Option<Extent> {
+        let within = at.0.checked_sub(self.extents_start().0)?;
+        let number = u32::try_from(within / self.extent.0).ok()?;
+        (number < self.extents()).then_some(Extent(number))
+    }
+
     /// Chunks in one extent.
     pub fn chunks_per_extent(&self) -> u64 {
         self.extent.0 / CHUNK

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::format::block::{self, HEADER, Magic};
 use crate::format::digests;
+use crate::format::moment::Moment;
 use crate::format::packer::{Packer, Unpacker};
 use crate::format::superblock::IndexRoot;
 use crate::format::undo::{Layout, MAX_ENTRIES};
@@ -20,6 +21,11 @@ use crate::units::{Bytes, CHUNK, Extent, Generation, PAGE};
 pub const MAGIC: Magic = Magic(*b"DPix");
 const BLOCK: usize = PAGE as usize;
 const PAYLOAD: usize = BLOCK - HEADER;
+
+/// Record flag: never dropped to make room.
+const PINNED: u8 = 1;
+/// Record flag: an undo store follows.
+const HAS_UNDO: u8 = 2;
 
 /// `count` extents of an object from `at` (in extents of the object) on, at `extent` of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +126,8 @@ pub struct Record {
     pub map: u32,
     /// Never dropped to make room.
     pub pinned: bool,
+    /// What is known of the moment it stands at.
+    pub moment: Moment,
     /// The time each volume of the map stands at, in the order of the map: seconds since 1970, UTC.
     pub volume_times: Vec<u64>,
     /// Sum over all digests: what the digest table of this generation must add up to.
@@ -129,6 +137,18 @@ pub struct Record {
     /// Turns the next generation back into this one; absent for the newest, and where nothing changed.
     pub undo: Option<Undo>,
 }
+
+/// Kind of the object in which a machine that runs from the image keeps what it overwrites.
+pub const LIVE_STORE: u16 = 1;
+
+/// Kind of the object that stands for a swap volume that is left out of the image.
+pub const SWAP: u16 = 2;
+
+/// Kind of the object that says to which disk the machine is to go back.
+pub const FAILBACK: u16 = 7;
+
+/// Kind of the object that says to which disk the machine went back last.
+pub const HOME: u16 = 8;
 
 /// An object this version does not interpret: its extents are taken, that is all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -418,7 +438,9 @@ fn unpack_map(unpacker: &mut Unpacker<'_>) -> Option<Map> {
 
 fn pack_record(packer: &mut Packer, record: &Record) {
     packer.u64(record.generation.0).u64(record.time).u32(record.map);
-    packer.u8(u8::from(record.pinned) | u8::from(record.undo.is_some()) << 1);
+    let pinned = if record.pinned { PINNED } else { 0 };
+    let undo = if record.undo.is_some() { HAS_UNDO } else { 0 };
+    packer.u8(pinned | undo | record.moment.flags());
     packer.list(&record.volume_times, |packer, &time| {
         packer.u64(time);
     });
@@ -433,7 +455,7 @@ fn pack_record(packer: &mut Packer, record: &Record) {
 fn unpack_record(unpacker: &mut Unpacker<'_>) -> Option<Record> {
     let (generation, time, map) = (Generation(unpacker.u64()?), unpacker.u64()?, unpacker.u32()?);
     let flags = unpacker.u8()?;
-    if flags & !3 != 0 {
+    if flags & !(PINNED | HAS_UNDO | Moment::FLAGS) != 0 {
         return None;
     }
     let volume_times = unpacker.list(Unpacker::u64)?;
@@ -445,13 +467,14 @@ fn unpack_record(unpacker: &mut Unpacker<'_>) -> Option<Record> {
         image: Bytes(unpacker.u64()?),
         undo: Bytes(unpacker.u64()?),
     };
-    let undo = if flags & 2 != 0 {
+    let undo = if flags & HAS_UNDO != 0 {
         let (nonce, entries, image_entries) = (unpacker.u64()?, unpacker.u64()?, unpacker.u64()?);
         Some(Undo { nonce, entries, image_entries, runs: unpacker.list(unpack_run)? })
     } else {
         None
     };
-    Some(Record { generation, time, map, pinned: flags & 1 != 0, volume_times, root, made, undo })
+    let (pinned, moment) = (flags & PINNED != 0, Moment::of_flags(flags));
+    Some(Record { generation, time, map, pinned, moment, volume_times, root, made, undo })
 }
 
 fn pack_object(packer: &mut Packer, object: &Object) {
@@ -499,6 +522,7 @@ mod tests {
             time: 10,
             map: 3,
             pinned: generation == 1,
+            moment: Moment { quiet: generation == 1, one_instant: generation == 2 },
             volume_times: vec![10],
             root: [4; 32],
             made: Made { mode: 2, read: Bytes(1), changed: Bytes(2), image: Bytes(3), undo: Bytes(4) },

@@ -10,6 +10,7 @@ pub mod block;
 pub mod digests;
 pub mod geometry;
 pub mod index;
+pub mod moment;
 pub mod packer;
 pub mod superblock;
 pub mod undo;

@@ -58,6 +58,17 @@ pub enum State {
         /// The number the copy will get.
         to: Generation,
     },
+    /// A machine runs, or ran, from the image: it is this generation with that machine's writes in it. What
+    /// they overwrote is in the live store.
+    Live(Generation),
+    /// The same, and the live store has overflowed: no generation can be read any more.
+    LiveNoHistory(Generation),
+    /// A machine runs, or ran, from an older generation. The image is still this generation, exactly; what the
+    /// machine wrote is in the live store.
+    Aside(Generation),
+    /// The machine has a disk of its own again, with everything on it. The image is a mix; the live store
+    /// makes it this generation.
+    Returning(Generation),
 }
 
 impl State {
@@ -68,6 +79,10 @@ impl State {
             Self::Clean(_) => "clean",
             Self::Updating { .. } => "updating",
             Self::NoValid { .. } => "no-valid-generation",
+            Self::Live(_) => "live",
+            Self::LiveNoHistory(_) => "live-without-history",
+            Self::Returning(_) => "returning",
+            Self::Aside(_) => "live-aside",
         }
     }
 }
@@ -188,8 +203,7 @@ fn cut(host: &str) -> &str {
     &host[..end.unwrap_or(0)]
 }
 
-/// A state is a 32-bit kind and four 64-bit words, then a second index root. Kinds 5 and 6 are kept for
-/// a machine that runs from the image (live, live without history).
+/// A state is a 32-bit kind and four 64-bit words, then a second index root.
 fn pack_state(packer: &mut Packer, state: &State) {
     let none = IndexRoot { slot: 0, version: 0, len: 0, crc: 0 };
     let (kind, words, before) = match *state {
@@ -197,6 +211,10 @@ fn pack_state(packer: &mut Packer, state: &State) {
         State::Clean(generation) => (2, [generation.0, 0, 0, 0], none),
         State::Updating { from, to, nonce, before } => (3, [from.0, to.0, nonce, 0], before),
         State::NoValid { done, to } => (4, [done, to.0, 0, 0], none),
+        State::Live(from) => (5, [from.0, 0, 0, 0], none),
+        State::LiveNoHistory(from) => (6, [from.0, 0, 0, 0], none),
+        State::Returning(from) => (7, [from.0, 0, 0, 0], none),
+        State::Aside(newest) => (8, [newest.0, 0, 0, 0], none),
     };
     packer.u32(kind);
     for word in words {
@@ -216,6 +234,10 @@ fn unpack_state(unpacker: &mut Unpacker<'_>) -> Option<State> {
             State::Updating { from: Generation(words[0]), to: Generation(words[1]), nonce: words[2], before }
         }
         4 => State::NoValid { done: words[0], to: Generation(words[1]) },
+        5 => State::Live(Generation(words[0])),
+        6 => State::LiveNoHistory(Generation(words[0])),
+        7 => State::Returning(Generation(words[0])),
+        8 => State::Aside(Generation(words[0])),
         _ => return None,
     })
 }
@@ -261,6 +283,10 @@ mod tests {
             State::Clean(from),
             State::Updating { from, to, nonce: 99, before },
             State::NoValid { done: 3, to },
+            State::Live(from),
+            State::LiveNoHistory(from),
+            State::Returning(from),
+            State::Aside(from),
         ] {
             let packed = sample(state).pack(Bytes(MIB));
             assert_eq!(Superblock::unpack(&packed, Bytes(MIB)), Parsed::Ours(sample(state)));

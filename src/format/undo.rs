@@ -102,9 +102,14 @@ pub fn check_header(chunk: &[u8]) -> Parsed<()> {
 
 /// Puts exception number `entry`, of chunk `old`, into the chunk of its area.
 pub fn pack_entry(area: &mut [u8], entry: u64, old: Chunk) {
+    pack_exception(area, entry, old, Layout::data_chunk(entry));
+}
+
+/// The same where the saved chunk stands elsewhere: `new`, counted like `old` in chunks, is its place.
+pub fn pack_exception(area: &mut [u8], entry: u64, old: Chunk, new: u64) {
     let at = (entry % PER_AREA) as usize * 16;
     area[at..at + 8].copy_from_slice(&old.0.to_le_bytes());
-    area[at + 8..at + 16].copy_from_slice(&Layout::data_chunk(entry).to_le_bytes());
+    area[at + 8..at + 16].copy_from_slice(&new.to_le_bytes());
 }
 
 /// The old chunk of exception number `entry`; `None` if it does not point where it must.

@@ -79,10 +79,12 @@ pub fn in_use(roots: &Roots, probe: &Probe) -> Vec<Use> {
     }
 }
 
-/// The uses of a block device: of itself, and of every partition the kernel knows on it.
+/// The uses of a block device: of itself, of every partition the kernel knows on it, and of those that a wrap
+/// has put in their place.
 pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     let mut members = vec![node.clone()];
     members.extend(node.partitions());
+    members.extend(wrap_nodes(node));
     let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
     let mut uses = Vec::new();
     for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
@@ -96,6 +98,21 @@ pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
     uses.dedup();
     uses
+}
+
+/// The nodes of a wrap over a disk, the left-out partitions too.
+fn wrap_nodes(node: &BlockNode) -> Vec<BlockNode> {
+    let upon = |node: &BlockNode| node.holders().into_iter().filter(BlockNode::is_ours);
+    let mut all: Vec<BlockNode> = Vec::new();
+    let mut next: Vec<_> = upon(node).collect();
+    while let Some(one) = next.pop() {
+        if all.iter().all(|known| known.number != one.number) {
+            next.extend(upon(&one));
+            all.push(one);
+        }
+    }
+    all.retain(BlockNode::is_of_wrap);
+    all
 }
 
 fn held(member: &BlockNode, holder: &BlockNode) -> Use {
@@ -119,7 +136,7 @@ fn shared(roots: &Roots, probe: &Probe, node: &BlockNode) -> Vec<Use> {
 
 /// Filesystem and inode of the file behind a loop device, as the device itself says: the path that sysfs
 /// shows may be of another mount namespace, or have come to mean another file.
-pub(super) fn backing_inode(node: &BlockNode) -> Option<(u64, u64)> {
+pub fn backing_inode(node: &BlockNode) -> Option<(u64, u64)> {
     let file = node.backing_file()?;
     match node.open() {
         Some(device) => ioctl::loop_file(&device),

@@ -187,6 +187,8 @@ pub struct FoundStore {
     pub range: Range<Bytes>,
     /// Where the EFI system partition lies, if there is one.
     pub esp: Option<Range<Bytes>>,
+    /// Where the BIOS boot partition lies, if there is one.
+    pub bios_boot: Option<Range<Bytes>>,
 }
 
 /// Finds the store of a DPSR disk, by the backup table where the primary one is damaged. `None` where
@@ -200,8 +202,8 @@ pub fn find_store(disk: &dyn ReadDisk, block: Bytes) -> Option<FoundStore> {
         (start < end && end <= disk.size()).then_some((start..end, entry.unique_partition_guid))
     };
     let (store, guid) = range(STORE_TYPE)?;
-    let esp = range(ESP_TYPE).map(|(esp, _)| esp);
-    Some(FoundStore { disk: found.disk_guid, store: Uuid::from_bytes_le(guid), range: store, esp })
+    let [esp, bios_boot] = [ESP_TYPE, BIOS_TYPE].map(|kind| range(kind).map(|(range, _)| range));
+    Some(FoundStore { disk: found.disk_guid, store: Uuid::from_bytes_le(guid), range: store, esp, bios_boot })
 }
 
 #[cfg(test)]
@@ -237,7 +239,13 @@ mod tests {
             let table = Table::read(&disk, Bytes(block)).unwrap();
             assert_eq!(table.kind, TableKind::Gpt { disk_guid: guids.disk.to_string() });
             assert_eq!((table.bad, table.partitions[0].label.as_str()), (None, "DPSR"));
-            let wanted = FoundStore { disk: guids.disk, store: guids.store, range: layout.store, esp: None };
+            let wanted = FoundStore {
+                disk: guids.disk,
+                store: guids.store,
+                range: layout.store,
+                esp: None,
+                bios_boot: None,
+            };
             assert_eq!(find_store(&disk, Bytes(block)).as_ref(), Some(&wanted));
             disk.poke(0, &[0; 8192]);
             assert_eq!(find_store(&disk, Bytes(block)), Some(wanted));

@@ -7,18 +7,19 @@
 //! DPSR disk is divided. [`InitPlan`](plan::InitPlan) shows all of it before anything is written, and
 //! [`discover`](open::discover) turns a recorded pair into two proven, locked descriptors.
 
+pub mod attached;
 pub mod blocks;
 pub mod chain;
 pub mod content;
 pub mod empty;
 mod forward;
 mod gpt;
-mod holder;
+pub mod holder;
 pub mod inuse;
 pub mod layout;
 pub mod lock;
 mod mbr;
-mod mounts;
+pub mod mounts;
 pub mod open;
 pub mod plan;
 pub mod probe;

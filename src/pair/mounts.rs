@@ -9,10 +9,20 @@ use super::sysfs::{BlockNode, DevNum, Roots};
 /// One line of `/proc/self/mountinfo`: a block device and where it is mounted.
 #[derive(Clone, Debug)]
 pub struct Mount {
+    /// The kernel's number of this mount.
+    pub id: u64,
+    /// The number of the filesystem; that of the device for most, an anonymous one for btrfs.
+    pub filesystem: DevNum,
     /// The mounted device.
     pub node: BlockNode,
     /// The mount point.
     pub at: String,
+    /// The type of the filesystem.
+    pub kind: String,
+    /// Whether its top directory is what is mounted, and not a directory or file inside it.
+    pub whole: bool,
+    /// Whether it may be written to here.
+    pub writable: bool,
 }
 
 /// Every mount of a block device. A filesystem with an anonymous number (btrfs) is found by its source.
@@ -30,14 +40,19 @@ pub(super) fn mounted(roots: &Roots, mountinfo: &Path) -> Vec<Mount> {
 /// (proc_pid_mountinfo(5))
 fn mount(roots: &Roots, line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
-    let mut front = front.split(' ').skip(2);
-    let number = DevNum::parse(front.next()?)?;
-    let at = unescape(front.nth(1)?);
+    let mut front = front.split(' ');
+    let id = front.next()?.parse().ok()?;
+    let number = DevNum::parse(front.nth(1)?)?;
+    let whole = front.next()? == "/";
+    let at = unescape(front.next()?);
+    let writable = front.next()?.split(',').all(|option| option != "ro");
+    let mut back = back.split(' ');
+    let kind = back.next()?.to_owned();
     let node = match number.major {
-        0 => roots.resolve(&unescape(back.split(' ').nth(1)?))?,
+        0 => roots.resolve(&unescape(back.next()?))?,
         _ => roots.node(number)?,
     };
-    Some(Mount { node, at })
+    Some(Mount { id, filesystem: number, node, at, kind, whole, writable })
 }
 
 /// Every block device in use as swap. (Swap files are seen through the filesystem they live on.)

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::attached::refuse_attached;
 use super::holder;
 use super::inuse::{Use, in_use};
 use super::layout::{FoundStore, find_store};
@@ -90,7 +91,19 @@ pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Resu
     if how == PrimaryUse::Offline {
         refuse_uses(roots, &config.primary, &Probe::open(roots, &path)?, |_| true)?;
     }
-    let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, &path, access)?;
+    let mut proven = proof::open(roots, &config.primary, &path, access)?;
+    if is_ours(roots, &proven.probe) {
+        // udev has turned the link to the disk into one to the node over it since it was looked at.
+        let path = locate(roots, &config.primary)?;
+        proven = proof::open(roots, &config.primary, &path, access)?;
+    }
+    let Proven { disk, probe, evidence } = proven;
+    if is_ours(roots, &probe) {
+        return Err(Error::new(Kind::Busy, "opening the primary", "it is being wrapped or unwrapped")
+            .on(probe.name())
+            .left("nothing was written")
+            .next("wait until that has ended"));
+    }
     if how == PrimaryUse::Offline {
         refuse_uses(roots, &config.primary, &probe, |_| true)?;
     }
@@ -101,12 +114,30 @@ pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Resu
     Ok(Primary { disk, probe, table: evidence, _lock: held })
 }
 
+/// Whether the disk at `path` is the primary. An error where it reports the primary's serial number or WWN,
+/// and is not the disk that was recorded all the same.
+pub fn is_primary(roots: &Roots, config: &PairConfig, path: &Path) -> Result<bool> {
+    let record = &config.primary;
+    let Err(error) = proof::open(roots, record, path, Access::Read) else { return Ok(true) };
+    let same = |recorded: &Option<String>, found: &Option<String>| recorded.is_some() && recorded == found;
+    match Probe::open(roots, path) {
+        Ok(probe) if same(&record.serial, &probe.serial) || same(&record.wwn, &probe.wwn) => Err(error),
+        _ => Ok(false),
+    }
+}
+
+/// Whether a node over a disk was opened, and not the disk.
+fn is_ours(roots: &Roots, probe: &Probe) -> bool {
+    probe.node(roots).is_some_and(|node| node.is_ours())
+}
+
 /// Opens and proves the DPSR disk alone, for the verbs that need no primary. `Exclusive` opens it for
 /// writing.
 pub fn open_store_only(roots: &Roots, config: &PairConfig, mode: Mode) -> Result<Dpsr> {
     let path = locate(roots, &config.dpsr)?;
     let refuse_others = |probe: &Probe| match mode {
         Mode::Exclusive => {
+            refuse_attached(roots, probe)?;
             refuse_uses(roots, &config.dpsr, probe, |usage| !matches!(usage, Use::Held { ours: true, .. }))
         }
         _ => Ok(()),
@@ -117,8 +148,18 @@ pub fn open_store_only(roots: &Roots, config: &PairConfig, mode: Mode) -> Result
     let _first = lock(roots, &FileDisk::open(&path, Access::Read)?, mode)?;
     drop(_first);
     let Proven { disk, probe, evidence } = proof::open(roots, &config.dpsr, &path, access)?;
-    refuse_others(&probe)?;
     let held = lock(roots, &disk, mode)?;
+    // Under the lock: who attaches a generation holds it until the devices are there.
+    refuse_others(&probe)?;
+    Ok(Dpsr { disk, probe, store: evidence, _lock: held })
+}
+
+/// Opens and proves the DPSR disk from which this machine runs, to write what the store says of itself: the
+/// image belongs to the machine. It cannot be claimed, because the machine's own devices hold it.
+pub fn open_live(roots: &Roots, config: &PairConfig) -> Result<Dpsr> {
+    let path = locate(roots, &config.dpsr)?;
+    let Proven { disk, probe, evidence } = proof::open(roots, &config.dpsr, &path, Access::WriteBeside)?;
+    let held = lock(roots, &disk, Mode::Exclusive)?;
     Ok(Dpsr { disk, probe, store: evidence, _lock: held })
 }
 
@@ -147,10 +188,14 @@ fn refuse_uses<I: Identity>(
 ) -> Result<()> {
     match in_use(roots, probe).iter().find(|usage| matters(usage)) {
         Some(usage) => {
+            let next = match usage {
+                Use::Held { ours: true, .. } => "it is wrapped: 'dpsr unwrap' takes that away",
+                _ => "stop that use first",
+            };
             Err(Error::new(Kind::Refused, format!("opening {}", identity.role()), usage.to_string())
                 .on(probe.name())
                 .left("nothing was written")
-                .next("stop that use first"))
+                .next(next))
         }
         None => Ok(()),
     }

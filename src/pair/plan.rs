@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `init` is going to do, as a value that can be shown before anything is written.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::layout::DpsrLayout;
@@ -61,6 +63,15 @@ pub struct NewPartition {
     pub size: Bytes,
 }
 
+/// A file that is going to be made on the primary, so that its room need not be copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedReserve {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub size: Bytes,
+}
+
 /// Everything `init` would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct InitPlan {
@@ -72,7 +83,10 @@ pub struct InitPlan {
     pub table: TableKind,
     /// Its parts.
     pub volumes: Vec<Volume>,
-    /// How many bytes are kept.
+    /// The file on the primary that is not copied, where there is to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<PlannedReserve>,
+    /// How many bytes are kept, the reserve counted.
     pub kept: Bytes,
     /// The disk that is going to be overwritten.
     pub dpsr: Endpoint,
@@ -93,7 +107,7 @@ pub struct InitPlan {
 }
 
 /// What a plan is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Inputs<'a> {
     /// The name of the pair.
     pub pair: &'a str,
@@ -111,6 +125,8 @@ pub struct Inputs<'a> {
     pub gives_up: &'a [String],
     /// How many bytes history may take.
     pub limit: Option<Bytes>,
+    /// The file on the primary that is not copied.
+    pub reserve: Option<PlannedReserve>,
 }
 
 impl InitPlan {
@@ -129,6 +145,7 @@ impl InitPlan {
             primary: Endpoint::of(inputs.primary),
             table: inputs.table.kind.clone(),
             volumes: inputs.volumes.iter().cloned().collect(),
+            reserve: inputs.reserve.clone(),
             kept: inputs.volumes.kept(),
             dpsr: Endpoint::of(inputs.dpsr),
             partitions: partitions.collect(),
@@ -196,6 +213,7 @@ mod tests {
             layout: &layout,
             gives_up: &["ext4 on the whole disk".to_owned()],
             limit: None,
+            reserve: None,
         };
         let plan = InitPlan::new(&inputs, sizes);
         insta::assert_snapshot!("plan_text", plan);

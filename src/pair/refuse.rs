@@ -9,6 +9,7 @@ use super::probe::{Kind as Endpoint, Probe};
 use super::sysfs::{BlockNode, Roots};
 use super::volumes::{Volume, Volumes};
 use crate::error::{Error, Kind, Result};
+use crate::format::geometry::Geometry;
 use crate::units::{Bytes, MIB};
 
 /// Everything the refusals look at.
@@ -109,12 +110,25 @@ pub fn check_room(target: &Target<'_>, volumes: &Volumes, sizes: impl Fn(&Volume
         sizes.needed_min <= sizes.store
     };
     let names: Vec<_> = to_leave_out(volumes, fits).into_iter().map(|v| v.number.to_string()).collect();
-    let next = match names[..] {
-        [] => "use a larger disk".to_owned(),
-        _ => format!("leave out more with --leave-out {}, or use a larger disk", names.join(" --leave-out ")),
-    };
+    let mut ways = Vec::new();
+    if !names.is_empty() {
+        ways.push(format!("leave out more with --leave-out {}", names.join(" --leave-out ")));
+    }
+    // An image file has no filesystem mounted from it that could hold one.
+    if target.primary.kind == Endpoint::Block {
+        ways.push(format!("make room with --reserve {}M", reserve(missing, store)));
+    }
+    ways.push("use a larger disk".to_owned());
+    let last = ways.pop().unwrap_or_default();
+    let next = if ways.is_empty() { last } else { format!("{}, or {last}", ways.join(", ")) };
     let doing = "preparing the DPSR disk";
     Err(Error::new(Kind::NoRoom, doing, why).on(target.dpsr.name()).left("nothing was written").next(next))
+}
+
+/// How many MiB a reserve should have: it lies in a few pieces and loses up to an extent at each of their ends.
+fn reserve(missing: Bytes, store: Bytes) -> u64 {
+    let extent = Geometry::choose(store).map_or(Bytes::ZERO, |geometry| geometry.extent);
+    (missing.0 + missing.0 / 8 + 8 * extent.0).div_ceil(MIB)
 }
 
 /// The smallest single partition without which it fits, else the largest ones together; empty where even

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::plan::{Endpoint, InitPlan};
+use super::plan::{Endpoint, InitPlan, PlannedReserve};
 use super::table::TableKind;
 use super::volumes::Volume;
 
@@ -12,6 +12,9 @@ impl fmt::Display for InitPlan {
         writeln!(f, "Pair {}", self.pair)?;
         writeln!(f, "\nPrimary, only read: {}, {}", self.primary, table(&self.table))?;
         columns(f, &self.volumes.iter().map(row).collect::<Vec<_>>())?;
+        if let Some(PlannedReserve { path, size }) = &self.reserve {
+            writeln!(f, "  reserve: {size} in {}, made immutable and not copied", path.display())?;
+        }
         writeln!(f, "\nDPSR disk, OVERWRITTEN: {}", self.dpsr)?;
         let rows = self.partitions.iter().map(|new| ["new".into(), new.name.clone(), new.size.to_string()]);
         columns(f, &rows.collect::<Vec<_>>())?;

@@ -6,8 +6,9 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
@@ -37,15 +38,17 @@ impl Roots {
 
     /// The block device with this number.
     pub fn node(&self, number: DevNum) -> Option<BlockNode> {
-        let dir = self.sys.join(format!("dev/block/{number}")).canonicalize().ok()?;
+        let dir = followed(&self.sys.join("dev/block"), &number.to_string())?;
         let name = dir.file_name()?.to_str()?.to_owned();
         Some(BlockNode { number, name, dir, roots: self.clone() })
     }
 
     /// The block device with this kernel name (`sda1`, `dm-0`).
     pub fn named(&self, name: &str) -> Option<BlockNode> {
-        let text = fs::read_to_string(self.sys.join("class/block").join(name).join("dev")).ok()?;
-        self.node(DevNum::parse(text.trim())?)
+        let dir = followed(&self.sys.join("class/block"), name)?;
+        let text = fs::read_to_string(dir.join("dev")).ok()?;
+        let number = DevNum::parse(text.trim())?;
+        Some(BlockNode { number, name: name.to_owned(), dir, roots: self.clone() })
     }
 
     /// The block device a path means: by the node's number, else by its last name component or dm name.
@@ -177,6 +180,11 @@ impl BlockNode {
         (meta.file_type().is_block_device() && DevNum::of(meta.rdev()) == self.number).then_some(file)
     }
 
+    /// Lets udev look at it once more, by the rules as they are now.
+    pub fn trigger(&self) -> io::Result<()> {
+        fs::write(self.dir.join("uevent"), "change")
+    }
+
     /// Its kernel name, and what it is where the name alone does not tell: `dm-0 (vg-root)`.
     pub fn label(&self) -> String {
         match self.attr("dm/name") {
@@ -185,10 +193,33 @@ impl BlockNode {
         }
     }
 
+    /// Whether it is a node of a wrapped primary: in the place of the disk or of a partition, for all to use.
+    pub fn is_of_wrap(&self) -> bool {
+        self.attr("dm/uuid").is_some_and(|uuid| match uuid.split_once("DPSR-DISK-") {
+            Some((before, _)) => before.is_empty() || before.starts_with("part"),
+            None => false,
+        })
+    }
+
     /// Whether device-mapper made it for dpsr.
     pub fn is_ours(&self) -> bool {
         self.attr("dm/uuid").is_some_and(|uuid| uuid.contains("DPSR-"))
     }
+}
+
+/// Where the link `name` in `dir` leads, without a look at every directory on the way: a machine may have
+/// hundreds of devices. The parent of a partition's directory is its disk's.
+fn followed(dir: &Path, name: &str) -> Option<PathBuf> {
+    let link = dir.join(name);
+    let Ok(target) = fs::read_link(&link) else { return link.exists().then_some(link) };
+    let mut path = dir.to_owned();
+    for part in target.components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+    }
+    Some(path)
 }
 
 fn names(dir: &Path) -> Vec<String> {

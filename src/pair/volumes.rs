@@ -24,6 +24,8 @@ use crate::units::Bytes;
 pub const TABLE: &str = "table";
 /// The id of the only volume of a device without a table.
 pub const DISK: &str = "disk";
+/// The ids of the parts of a reserve begin so.
+const RESERVE: &str = "reserve-";
 
 /// One part of the primary that can be named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,6 +95,16 @@ impl Volumes {
     pub fn leave_out_ids(&mut self, ids: &[String]) {
         let ids = ids.iter().filter(|id| ![TABLE, DISK].contains(&id.as_str()));
         ids.for_each(|id| self.change(id, |volume| volume.left_out = true));
+    }
+
+    /// Leaves out these ranges inside kept volumes, as parts of a reserve.
+    pub fn leave_out_reserve(&mut self, ranges: &[Range<Bytes>]) {
+        let part = |(number, range): (usize, &Range<Bytes>)| Volume {
+            range: range.clone(),
+            left_out: true,
+            ..pseudo(&format!("{RESERVE}{}", number + 1), Bytes::ZERO)
+        };
+        self.all.extend(ranges.iter().enumerate().map(part));
     }
 
     /// Puts what the running system booted from into the group, where `primary` is its disk.
@@ -185,7 +197,8 @@ impl Volumes {
 
     /// The ids of what is left out, for the record of the pair.
     pub fn left_out_ids(&self) -> Vec<String> {
-        self.all.iter().filter(|volume| volume.left_out).map(|volume| volume.id.clone()).collect()
+        let left_out = self.all.iter().filter(|volume| volume.left_out && !volume.id.starts_with(RESERVE));
+        left_out.map(|volume| volume.id.clone()).collect()
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Saved<'a> {
     pub(super) before: Placement,
     /// Where the image of `generation` lies.
     pub(super) image: Placement,
+    /// Chunks in that image.
+    pub(super) chunks: u64,
 }
 
 /// What an area says it saved; without chunk numbers where only the companion is sound.
@@ -116,6 +118,7 @@ impl Saved<'_> {
     ) -> Result<()> {
         for ((chunk, _), entry) in entries.iter().zip(first..) {
             walk.end(chunk.0, self.above);
+            self.supersede(walk, *chunk);
             if let Some(number) = chunk.0.checked_sub(digests::BASE.0).filter(|&n| n < walk.tables.len()) {
                 walk.tables.put(number, undo.placement.stretch(Layout::data(entry)).at, &self.image)?;
             }
@@ -128,9 +131,19 @@ impl Saved<'_> {
         pieces(&undo.placement, Layout::data(entries.start), entries.start, entries.end - entries.start)
     }
 
-    /// Whether what was saved of `chunk` is what this generation reads: not if it was new in the next one.
-    fn is_continuous(&self, chunk: Chunk) -> bool {
-        chunk >= digests::BASE || self.image.chunk(chunk) == self.before.chunk(chunk)
+    /// Notes that nobody reads what stands where `chunk` lay, if it lies elsewhere in the next generation:
+    /// a store that was merged over that of the generation in which it still lay there has such chunks.
+    fn supersede(&self, walk: &mut Walk<'_>, chunk: Chunk) {
+        let place = self.image.chunk(chunk);
+        if chunk.0 < self.chunks && place.is_some() && place != self.before.chunk(chunk) {
+            walk.superseded.insert(chunk);
+        }
+    }
+
+    /// Whether what was saved of `chunk` is what this generation reads: not if it has no place here, because
+    /// it was new in the next one.
+    fn is_read(&self, chunk: Chunk) -> bool {
+        chunk >= digests::BASE || self.image.chunk(chunk).is_some()
     }
 }
 
@@ -197,7 +210,7 @@ impl SavedCheck<'_, '_> {
         if let Some(number) = chunk.0.checked_sub(digests::BASE.0) {
             return (bad_pages(bytes, number).0 != 0).then_some("it was damaged when it was saved");
         }
-        if self.walk.broken || !self.saved.is_continuous(chunk) {
+        if self.walk.broken || !self.saved.is_read(chunk) {
             return None;
         }
         let digest = self.walk.tables.get(chunk)?;
@@ -213,7 +226,7 @@ impl SavedCheck<'_, '_> {
             return;
         }
         let found = Found::new(What::UndoImage, owner, chunk.0, why);
-        if self.saved.is_continuous(chunk) {
+        if self.saved.is_read(chunk) {
             self.walk.note(found, chunk.0, self.saved.image.chunk(chunk));
         } else {
             self.walk.note_alone(found);

@@ -51,6 +51,7 @@ pub fn check(disk: &Arc<dyn ReadDisk>, partition: &Range<Bytes>, progress: &dyn 
     let started = Instant::now();
     let contents = contents::read(disk.as_ref(), partition)?
         .ok_or_else(|| Error::new(Kind::Refused, "scrubbing", "it holds no DPSR store").on(disk.name()))?;
+    contents.refuse_live("scrubbing").map_err(|error| error.on(disk.name()))?;
     if matches!(contents.superblock.state, State::Updating { .. }) {
         let why = "an interrupted sync must be rolled back before anything can be checked";
         return Err(Error::new(Kind::Refused, "scrubbing", why)
@@ -79,6 +80,7 @@ pub fn scrub(
     // Opening a store makes its superblock copies equal, so that no stale one can win later.
     superblocks.iter_mut().for_each(|one| one.repaired = true);
     let mut store = Store::open(disk.clone(), partition.clone(), owner)?;
+    store.contents.refuse_in_use("scrubbing").map_err(|error| error.on(store.disk.name()))?;
     let rolled_back = recover::recover(&mut store)?;
     let disk: Arc<dyn ReadDisk> = disk.clone();
     let contents = store.contents.clone();

@@ -5,6 +5,7 @@
 //! store has a copy of its own, or where the image lay elsewhere.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::found::{Found, Place, What};
 use super::history::Saved;
@@ -12,6 +13,7 @@ use super::image::ImageCheck;
 use super::report::Affected;
 use super::sweep::{Piece, Reader};
 use super::tables::{Tables, differing};
+use crate::changes::ChangeSet;
 use crate::engine::digest::{Digest, DigestKey};
 use crate::error::Result;
 use crate::format::digests;
@@ -52,6 +54,9 @@ pub(super) struct Walk<'a> {
     live: BTreeMap<u64, Live>,
     /// Whether it is not known any more which digests older generations have.
     pub(super) broken: bool,
+    /// Chunks that the current generation has saved although the next one has them at another place or
+    /// nowhere: nobody reads the old place any more.
+    pub(super) superseded: ChangeSet,
     pub(super) oldest: Generation,
     /// The generation the walk is at.
     pub(super) at: Generation,
@@ -72,9 +77,19 @@ pub(super) fn walk(
     let oldest = records.last().expect("the newest is one of them").generation;
     let (table, image) = (contents.table(), contents.image(map));
     let tables = Tables::newest(reader.disk, key, map.chunks(), &table, &image)?;
-    let (survey, live) = (Survey::default(), BTreeMap::new());
-    let mut walk =
-        Walk { contents, key, depth, tables, survey, live, broken: false, oldest, at: newest, newest };
+    let mut walk = Walk {
+        contents,
+        key,
+        depth,
+        tables,
+        survey: Survey::default(),
+        live: BTreeMap::new(),
+        broken: false,
+        superseded: ChangeSet::new(0),
+        oldest,
+        at: newest,
+        newest,
+    };
     walk.newest(reader, map, &image)?;
     for pair in records.windows(2) {
         walk.step(reader, pair[0], pair[1])?;
@@ -110,16 +125,32 @@ impl Walk<'_> {
         let moved = differing(&before, &image, map.chunks());
         self.tables.follow(&before, &image)?;
         self.end_moved(above.generation, &image);
+        self.superseded = ChangeSet::new(map.chunks());
         if let Some(undo) = &record.undo {
-            let saved = Saved { generation: record.generation, above: above.generation, undo, before, image };
+            let (generation, above, chunks) = (record.generation, above.generation, map.chunks());
+            let saved = Saved { generation, above, undo, before, image, chunks };
             saved.check(self, reader)?;
         }
         // What only older generations have: where the image lay before it was repartitioned.
-        let pieces = moved.into_iter().filter_map(|(chunks, _, old)| {
-            old.map(|at| Piece { item: chunks.start, count: chunks.end - chunks.start, at })
-        });
-        self.image(reader, map, pieces.collect(), "checking the image of older partitions")?;
+        let there = moved.into_iter().filter_map(|(chunks, _, old)| old.map(|at| (chunks, at)));
+        let pieces = there.flat_map(|(chunks, at)| self.still_read(chunks, at)).collect();
+        self.image(reader, map, pieces, "checking the image of older partitions")?;
         self.check_sum(record.generation)
+    }
+
+    /// The pieces of `chunks`, which stand at `at`, that are not superseded.
+    fn still_read(&self, chunks: Range<u64>, at: Bytes) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let mut next = chunks.start;
+        let ends = self.superseded.within(chunks.clone()).map(|chunk| chunk.0);
+        for end in ends.chain([chunks.end]) {
+            if next < end {
+                let at = at + Bytes((next - chunks.start) * CHUNK);
+                pieces.push(Piece { item: next, count: end - next, at });
+            }
+            next = end + 1;
+        }
+        pieces
     }
 
     /// Checks part of the image against the digests of the current generation.

@@ -8,11 +8,11 @@ use crate::disk::whole::read_exact_at;
 use crate::error::{Error, Kind, Result};
 use crate::format::Parsed;
 use crate::format::geometry::Geometry;
-use crate::format::index::{Index, Map, Record, Undo};
+use crate::format::index::{Index, LIVE_STORE, Map, Object, Record, Undo};
 use crate::format::superblock::{self, IndexRoot, State, Superblock};
 use crate::store::placement::Placement;
 use crate::sys::buffer::Buffer;
-use crate::units::{Bytes, Generation, PAGE};
+use crate::units::{Bytes, Generation, PAGE, list};
 
 /// Everything a store says about itself.
 #[derive(Clone, Debug)]
@@ -125,6 +125,9 @@ pub fn buffer(len: usize) -> Result<Buffer> {
     Buffer::new(len).map_err(|error| Error::new(Kind::Internal, "taking memory", error.to_string()))
 }
 
+/// What ends the state of a store from which a machine runs.
+const FAILBACK: &str = "'dpsr failback' brings that system back to a disk of its own";
+
 /// An error about a store that is ours but not in order.
 pub fn damaged(disk: &dyn ReadDisk, why: &str) -> Error {
     Error::new(Kind::Damaged, "reading the store on", why)
@@ -139,7 +142,8 @@ impl Contents {
         match self.superblock.state {
             State::Clean(generation) => Some(generation),
             State::Updating { from, .. } => Some(from),
-            State::Filling { .. } | State::NoValid { .. } => None,
+            State::Live(from) | State::Returning(from) | State::Aside(from) => Some(from),
+            State::Filling { .. } | State::NoValid { .. } | State::LiveNoHistory(_) => None,
         }
     }
 
@@ -157,10 +161,11 @@ impl Contents {
         let current = self.current();
         let found = self.index.record(generation).filter(|_| current.is_some_and(|last| generation <= last));
         found.ok_or_else(|| {
-            let oldest = self.index.generations.first().map(|record| record.generation);
-            let why = match (oldest, current) {
-                (Some(oldest), Some(last)) => format!("the store keeps generations {oldest} to {last}"),
-                _ => "the store holds no complete generation yet".into(),
+            let all = self.index.generations.iter().map(|record| record.generation);
+            let all: Vec<_> = all.filter(|one| current.is_some_and(|last| *one <= last)).collect();
+            let why = match &all[..] {
+                [] => "the store holds no complete generation yet".into(),
+                all => format!("the store keeps {}", list(all)),
             };
             Error::new(Kind::NotFound, format!("looking for generation {generation}"), why)
                 .next("'dpsr generations' lists them")
@@ -178,6 +183,12 @@ impl Contents {
         newest.expect("a store has a map from its creation on")
     }
 
+    /// The map of what a machine runs from: the newest, or that of an older generation.
+    pub fn running_map(&self) -> &Map {
+        let older = self.aside().and_then(|from| self.index.record(from));
+        older.map_or_else(|| self.newest_map(), |record| self.map_of(record))
+    }
+
     /// Where the image lies under `map`.
     pub fn image(&self, map: &Map) -> Placement {
         Placement::new(&map.runs, self.superblock.geometry, self.base)
@@ -186,6 +197,42 @@ impl Contents {
     /// Where the digest table lies.
     pub fn table(&self) -> Placement {
         Placement::new(&self.index.digests, self.superblock.geometry, self.base)
+    }
+
+    /// Where what a machine that runs from the image overwrites is kept.
+    pub fn live_store(&self) -> Option<&Object> {
+        self.index.objects.iter().find(|object| object.kind == LIVE_STORE)
+    }
+
+    /// The older generation from which a machine runs, or ran; its writes are in the live store.
+    pub fn aside(&self) -> Option<Generation> {
+        let about = &self.live_store()?.about;
+        let word = about.get(8..16).filter(|_| matches!(self.superblock.state, State::Aside(_)))?;
+        Some(Generation(u64::from_le_bytes(word.try_into().expect("eight bytes"))))
+    }
+
+    /// Refuses a store that belongs to a machine until that has a disk of its own again: whoever would change it.
+    pub fn refuse_in_use(&self, doing: &str) -> Result<()> {
+        let State::Aside(_) = self.superblock.state else { return self.refuse_live(doing) };
+        let from = self.aside().map_or(String::new(), |from| format!(", from generation {from}"));
+        let why = format!("a system was started from it{from}, and what that wrote is there");
+        Err(Error::new(Kind::Refused, doing, why).left("nothing was written").next(FAILBACK))
+    }
+
+    /// Refuses a store from which a machine runs or ran: its image is no generation.
+    pub fn refuse_live(&self, doing: &str) -> Result<()> {
+        let (why, next) = match self.superblock.state {
+            State::Live(from) | State::LiveNoHistory(from) => (
+                format!("a system was started from it, at generation {from}, and has written to it"),
+                FAILBACK,
+            ),
+            State::Returning(from) => (
+                format!("it is being made generation {from} again, and that was cut off"),
+                "restart the machine: that is ended before anything else",
+            ),
+            _ => return Ok(()),
+        };
+        Err(Error::new(Kind::Refused, doing, why).left("nothing was written").next(next))
     }
 
     /// Where an undo store lies.
@@ -198,7 +245,9 @@ impl Contents {
         let sound = match self.superblock.state {
             State::Clean(generation) => known(generation),
             State::Updating { from, to, .. } => known(from) && known(to),
-            State::Filling { .. } | State::NoValid { .. } => true,
+            State::Live(from) | State::Returning(from) => known(from) && self.live_store().is_some(),
+            State::Aside(newest) => known(newest) && self.aside().is_some_and(known),
+            State::Filling { .. } | State::NoValid { .. } | State::LiveNoHistory(_) => true,
         };
         if !sound || self.index.maps.is_empty() {
             return Err(damaged(disk, "the superblock and the index do not agree"));

@@ -11,19 +11,27 @@ use crate::engine::{Disks as EngineDisks, Engine, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::format::digests::PER_CHUNK;
 use crate::format::index::{Index, Made, Record, Volume};
+use crate::format::moment::Moment;
 use crate::format::superblock::State;
 use crate::store::free::Free;
 use crate::store::table::{self, TableReader};
 use crate::store::{create, map};
+use crate::swap;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 impl Session<'_> {
     /// Gives up every generation, because it was asked to, and copies afresh.
     pub(super) fn afresh(&mut self, from: Generation) -> Result<Report> {
-        if !self.request.dry_run {
-            self.store.mark(State::NoValid { done: 0, to: from.next() })?;
-        }
+        self.give_up(from)?;
         self.first(0)
+    }
+
+    /// From here on there is no valid generation until the copy ends.
+    pub(super) fn give_up(&mut self, from: Generation) -> Result<()> {
+        if self.request.dry_run {
+            return Ok(());
+        }
+        self.store.mark(State::NoValid { done: 0, to: from.next() })
     }
 
     /// Frees what the generations given up took. This is a flip of its own: until the one to `NoValid`, the
@@ -39,29 +47,46 @@ impl Session<'_> {
         self.store.change(self.store.contents.superblock.state, index)
     }
 
+    /// The generation that the copy becomes when it is whole.
+    pub(super) fn coming(&self) -> Generation {
+        match self.store.contents.superblock.state {
+            State::NoValid { to, .. } => to,
+            State::Filling { .. } => Generation(1),
+            State::Clean(from)
+            | State::Updating { from, .. }
+            | State::Live(from)
+            | State::LiveNoHistory(from)
+            | State::Returning(from)
+            | State::Aside(from) => from.next(),
+        }
+    }
+
     /// Copies everything; chunks below `done` only where they differ.
     pub(super) fn first(&mut self, done: u64) -> Result<Report> {
         let started = Instant::now();
-        let generation = match self.store.contents.superblock.state {
-            State::NoValid { to, .. } => to,
-            State::Filling { .. } => Generation(1),
-            State::Clean(from) | State::Updating { from, .. } => from.next(),
-        };
+        let generation = self.coming();
         if self.request.dry_run {
             return Ok(self.planned(generation));
         }
-        self.forget_generations()?;
-        let done = self.follow_volumes(done)?;
-        let filled = self.fill(done, generation)?;
-        self.commit_first(generation, &filled)?;
+        let filled = self.copy(done, generation)?;
+        let moment = self.request.moment.moment()?;
+        self.commit_first(generation, &filled, moment)?;
         let report = self.planned(generation);
         Ok(Report {
             dry_run: false,
+            moment,
             bytes_read: filled.read,
             bytes_written_image: filled.written,
             seconds: started.elapsed().as_secs_f64(),
             ..report
         })
+    }
+
+    /// One pass over everything; what it leaves is no generation yet.
+    pub(super) fn copy(&mut self, done: u64, generation: Generation) -> Result<Filled> {
+        self.forget_generations()?;
+        let done = self.follow_volumes(done)?;
+        self.fill(done, generation)
     }
 
     /// A repartitioned primary gets a new map, and the copy starts over.
@@ -120,7 +145,7 @@ impl Session<'_> {
         })
     }
 
-    fn commit_first(&mut self, generation: Generation, filled: &Filled) -> Result<()> {
+    fn commit_first(&mut self, generation: Generation, filled: &Filled, moment: Moment) -> Result<()> {
         let contents = &self.store.contents;
         let map = contents.newest_map();
         let mut reader = TableReader::new(contents.table(), map.chunks())?;
@@ -138,12 +163,14 @@ impl Session<'_> {
             time: self.request.time,
             map: map.id,
             pinned: false,
+            moment,
             volume_times: vec![self.request.time; map.volumes.len()],
             root: root.to_bytes(),
             made,
             undo: None,
         };
-        let index = Index { generations: vec![record], ..contents.index.clone() };
+        let mut index = Index { generations: vec![record], ..contents.index.clone() };
+        swap::record(&mut index, &self.disks.swaps);
         self.store.change(State::Clean(generation), index)
     }
 
@@ -169,8 +196,12 @@ impl Session<'_> {
             bytes_written_image: Bytes::ZERO,
             bytes_written_undo: Bytes::ZERO,
             seconds: 0.0,
+            pause_ms: None,
+            moment: Moment::default(),
             rolled_back: None,
             dropped: vec![],
+            pruned: vec![],
+            not_pruned: None,
             rotten_chunks: 0,
             volumes: self.volume_reports(&self.disks.volumes, changed_in, None),
         }

@@ -4,6 +4,7 @@
 //! [`sync`] names every step once, in order; each step's result is the next one's argument. Before the flip
 //! to `Updating` nothing the last generation needs is touched; after it, whatever goes wrong is rolled back.
 
+mod ahead;
 mod first;
 mod next;
 pub mod report;
@@ -17,11 +18,30 @@ use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
 use crate::error::{Error, Kind, Result};
 use crate::format::index::Volume;
+use crate::format::moment::Moment;
 use crate::format::superblock::{Owner, State};
+use crate::history;
+use crate::keep::Rules;
 use crate::progress::Progress;
 use crate::store::{Store, recover};
+use crate::swap::Swap;
 use crate::units::{Bytes, Generation};
+pub use ahead::{Ready, ahead};
 pub use report::Report;
+
+/// The moment that is copied: what the primary, or a snapshot of it, stands at.
+pub trait Held: Send + Sync {
+    /// Whether what was read up to now is the one moment, and how good a one; asked before each commit. An
+    /// error where the moment was lost while it was read.
+    fn moment(&self) -> Result<Moment>;
+}
+
+/// That of a primary nobody uses cannot be lost.
+impl Held for Moment {
+    fn moment(&self) -> Result<Moment> {
+        Ok(*self)
+    }
+}
 
 /// The two disks, proven to belong together, and who works on them.
 #[derive(Clone)]
@@ -32,6 +52,8 @@ pub struct Disks {
     pub block: Bytes,
     /// The primary's volumes as they are now.
     pub volumes: Vec<Volume>,
+    /// Those of them that are swap space, and left out.
+    pub swaps: Vec<Swap>,
     /// The DPSR disk.
     pub dpsr: Arc<dyn WriteDisk>,
     /// The store partition on it.
@@ -40,10 +62,12 @@ pub struct Disks {
     pub owner: Owner,
     /// Bytes that history may take; all there is, if not given.
     pub history: Option<Bytes>,
+    /// Which generations stay once the new one is there; all, if no rule is given.
+    pub keep: Rules,
 }
 
 /// What is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// How changes are found.
     pub mode: Mode,
@@ -55,6 +79,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Seconds since 1970, UTC: the generation's time.
     pub time: u64,
+    /// The moment the primary, or the snapshot of it, stands at.
+    pub moment: Arc<dyn Held>,
 }
 
 /// Makes a new generation of the primary.
@@ -68,9 +94,12 @@ pub fn sync(disks: &Disks, request: &Request, progress: &dyn Progress) -> Result
         State::Filling { done } => session.first(done),
         State::NoValid { done, .. } => session.first(done),
         State::Clean(from) | State::Updating { from, .. } => session.afresh(from),
+        State::Live(_) | State::LiveNoHistory(_) | State::Returning(_) | State::Aside(_) => {
+            unreachable!("refused when the store was opened")
+        }
     };
     match outcome {
-        Ok(report) => Ok(Report { rolled_back, ..report }),
+        Ok(report) => Ok(session.prune(Report { rolled_back, ..report })),
         Err(error) => Err(session.undo(error)),
     }
 }
@@ -86,10 +115,15 @@ struct Session<'a> {
 
 fn open(disks: &Disks, request: &Request) -> Result<Store> {
     let (disk, partition, owner) = (disks.dpsr.clone(), disks.partition.clone(), disks.owner.clone());
+    let store = if request.dry_run {
+        Store::look(disk, partition, owner)?
+    } else {
+        Store::open(disk, partition, owner)?
+    };
+    store.contents.refuse_in_use("syncing to").map_err(|error| error.on(disks.dpsr.name()))?;
     if !request.dry_run {
-        return Store::open(disk, partition, owner);
+        return Ok(store);
     }
-    let store = Store::look(disk, partition, owner)?;
     if matches!(store.contents.superblock.state, State::Updating { .. }) {
         let why = "an interrupted sync must be rolled back before changes can be counted";
         return Err(Error::new(Kind::Refused, "planning a sync to", why)
@@ -126,6 +160,18 @@ impl Session<'_> {
                 "the copy could not be rolled back now ({}); the next sync does so before anything else",
                 second.cause()
             )),
+        }
+    }
+
+    /// Drops what the rules of the pair do not keep. The new generation is there already, whatever comes of
+    /// this.
+    fn prune(&mut self, report: Report) -> Report {
+        if self.request.dry_run || self.disks.keep.is_empty() {
+            return report;
+        }
+        match history::prune(&mut self.store, &self.disks.keep, self.progress) {
+            Ok(pruned) => Report { pruned: pruned.dropped, ..report },
+            Err(error) => Report { not_pruned: Some(error.to_string()), ..report },
         }
     }
 

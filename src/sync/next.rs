@@ -18,8 +18,10 @@ use crate::engine::digest::DigestRoot;
 use crate::engine::{Disks as EngineDisks, Engine, Shape, WriteId};
 use crate::error::{Error, Kind, Result};
 use crate::format::index::{Index, Made, Map, Record, Run, Undo, Volume};
+use crate::format::moment::Moment;
 use crate::format::superblock::State;
 use crate::format::undo::Layout;
+use crate::history;
 use crate::store::free::Free;
 use crate::store::map::{self, Outline};
 use crate::store::placement::Placement;
@@ -27,6 +29,7 @@ use crate::store::room::{self, Need};
 use crate::store::space::Space;
 use crate::store::table::{self, TableReader};
 use crate::store::undo::{UndoReader, UndoWriter};
+use crate::swap;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 /// What the next generation's image takes. Its fresh extents have no place before there is room for all.
@@ -76,21 +79,24 @@ impl Session<'_> {
         if self.request.dry_run {
             return Ok(self.report(from, &draft.map, &found, None, &room.dropped, started));
         }
-        let dropped = room.make(&mut self.store)?;
+        let dropped = room.make(&mut self.store, self.progress)?;
         let plan = self.place(from, draft)?;
         let saved = self.save(&mut engine, from, &plan, &source, &found.set, target)?;
         let report = self.report(from, &plan.map, &found, Some(&saved), &dropped, started);
-        let index = self.next_index(from, &plan, &saved, &report);
+        let moment = self.request.moment.moment()?;
+        let index = self.next_index(from, &plan, &saved, &report, moment);
         match &saved.undo {
             None => self.store.change(State::Clean(from.next()), index)?,
             Some(undo) => {
                 self.begin(from, undo, index)?;
                 self.overwrite(&mut engine, from, &plan, &source, target, undo)?;
+                self.progress.begin("flushing what was written", report.bytes_written_image);
                 self.store.flush()?;
+                self.request.moment.moment()?;
                 self.store.mark(State::Clean(from.next()))?;
             }
         }
-        Ok(Report { seconds: started.elapsed().as_secs_f64(), ..report })
+        Ok(Report { moment, seconds: started.elapsed().as_secs_f64(), ..report })
     }
 
     /// Follows the primary's volumes, without taking anything for them.
@@ -181,9 +187,9 @@ impl Session<'_> {
 
     /// Finds room for the undo store and the fresh extents together: what fits alone may not fit with the
     /// other, and by then generations would have been dropped for nothing.
-    fn room(&self, draft: &Draft, set: &ChangeSet) -> Result<room::Plan> {
+    fn room(&self, draft: &Draft, set: &ChangeSet) -> Result<history::room::Plan> {
         let entries = set.count() + table_chunks(set).len() as u64;
-        room::plan(&self.store, Need { entries, fresh: draft.fresh }, self.disks.history)
+        history::room::plan(&self.store, Need { entries, fresh: draft.fresh }, self.disks.history)
     }
 
     /// Saves every pre-image and makes it durable.
@@ -287,7 +293,14 @@ impl Session<'_> {
         work.finish()
     }
 
-    fn next_index(&self, from: Generation, plan: &Plan, saved: &Saved, report: &Report) -> Index {
+    fn next_index(
+        &self,
+        from: Generation,
+        plan: &Plan,
+        saved: &Saved,
+        report: &Report,
+        moment: Moment,
+    ) -> Index {
         let mut index = self.store.contents.index.clone();
         if index.map(plan.map.id).is_none() {
             index.maps.push(plan.map.clone());
@@ -306,11 +319,13 @@ impl Session<'_> {
             time: self.request.time,
             map: plan.map.id,
             pinned: false,
+            moment,
             volume_times: self.times(&plan.map.volumes, Some(from)),
             root: saved.root.to_bytes(),
             made,
             undo: None,
         });
+        swap::record(&mut index, &self.disks.swaps);
         index
     }
 
@@ -341,8 +356,12 @@ impl Session<'_> {
             bytes_written_image: saved.map_or(Bytes::ZERO, |saved| saved.image_bytes),
             bytes_written_undo: undo.map_or(Bytes::ZERO, |undo| Layout { entries: undo.entries }.size()),
             seconds: started.elapsed().as_secs_f64(),
+            pause_ms: None,
+            moment: Moment::default(),
             rolled_back: None,
             dropped: dropped.to_vec(),
+            pruned: vec![],
+            not_pruned: None,
             rotten_chunks: saved.map_or(0, |saved| saved.rotten),
             volumes: self.volume_reports(&map.volumes, changed, Some(from)),
         }

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::format::moment::Moment;
 use crate::units::{Bytes, Generation};
 
 /// What a sync did, or, as a dry run, would do.
@@ -24,10 +25,20 @@ pub struct Report {
     pub bytes_written_undo: Bytes,
     /// How long it took.
     pub seconds: f64,
+    /// How long the primary waited for its moment, in milliseconds; absent where nobody used it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<u64>,
+    /// What is known of the moment: `quiet` and `one_instant`.
+    #[serde(flatten)]
+    pub moment: Moment,
     /// The generation an interrupted sync was rolled back to, before this one began.
     pub rolled_back: Option<Generation>,
     /// Generations dropped to make room.
     pub dropped: Vec<Generation>,
+    /// Generations dropped afterwards, because no rule of the pair keeps them.
+    pub pruned: Vec<Generation>,
+    /// Why the rules of the pair could not be followed, if they could not.
+    pub not_pruned: Option<String>,
     /// Chunks of the image that had rotted on the DPSR disk and were replaced; generations before this one
     /// keep them damaged.
     pub rotten_chunks: u64,

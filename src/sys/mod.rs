@@ -4,7 +4,14 @@
 
 pub mod buffer;
 pub mod clmul;
+pub mod dm;
+pub mod fiemap;
+pub mod freeze;
 pub mod ioctl;
+pub mod loops;
+pub mod memory;
+pub mod partition;
+pub mod process;
 pub mod signal;
 pub mod statx;
 pub mod uring;

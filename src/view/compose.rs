@@ -30,6 +30,8 @@ pub struct Exception {
     pub at: Bytes,
     /// CRC-32C it must have.
     pub crc: u32,
+    /// Which of the view's undo stores saved it, the oldest first.
+    pub layer: usize,
 }
 
 /// The exceptions of a view in ascending order, read as they are needed: memory is bounded by one area for
@@ -86,7 +88,7 @@ impl<'a> Exceptions<'a> {
             let reader = &self.view.layers[layer].reader;
             let at = reader.placement.stretch(Layout::data(entry)).at;
             let at = at.ok_or_else(|| reader.damaged(self.disk, "part of it has no place"))?;
-            return Ok(Some(Exception { chunk, at, crc }));
+            return Ok(Some(Exception { chunk, at, crc, layer }));
         }
         Ok(None)
     }

@@ -3,10 +3,11 @@
 //! table over the image. Depth is always one, whatever the age.
 //!
 //! Everything that shows an older generation shares this composition: exporting and restoring read through
-//! it, and the kernel can be handed the same table.
+//! it, and [`kernel`] words the same table for dm-snapshot.
 
 pub mod compose;
 pub mod digests;
+pub mod kernel;
 pub mod read;
 pub mod segments;
 
@@ -34,25 +35,33 @@ pub struct View<'a> {
 struct Layer {
     reader: UndoReader,
     image_entries: u64,
-    /// Places of the image in generations between the viewed one and the one after this layer's, where
-    /// they may differ from the viewed one's.
+    /// Places of the image in the generations after the viewed one up to this layer's, where they may differ
+    /// from the viewed one's.
     other_places: Vec<Placement>,
 }
 
 impl<'a> View<'a> {
     /// The view of `generation`.
     pub fn of(contents: &'a Contents, generation: Generation) -> Result<Self> {
+        contents.record(generation)?;
+        let newest = contents.newest().expect("a record was found, so there is a newest generation");
+        Self::through(contents, generation, newest)
+    }
+
+    /// The view of `generation` through the undo stores up to that of `last` alone: all that they say of it.
+    pub fn through(contents: &'a Contents, generation: Generation, last: Generation) -> Result<Self> {
+        contents.refuse_live(&format!("reading generation {generation}"))?;
         let record = contents.record(generation)?;
-        let last = contents.newest().expect("a record was found, so there is a newest generation");
+        let newest = contents.newest().expect("a record was found, so there is a newest generation");
         let mut layers = Vec::new();
         let mut other_places: Vec<Placement> = Vec::new();
         let mut map = record.map;
-        let later = |r: &&Record| (generation..=last).contains(&r.generation);
+        let later = |r: &&Record| (generation..=newest).contains(&r.generation);
         let records: Vec<&Record> = contents.index.generations.iter().filter(later).collect();
-        for pair in records.windows(2) {
-            if pair[1].map != map {
-                map = pair[1].map;
-                other_places.push(contents.image(contents.map_of(pair[1])));
+        for pair in records.windows(2).take_while(|pair| pair[0].generation <= last) {
+            if pair[0].map != map {
+                map = pair[0].map;
+                other_places.push(contents.image(contents.map_of(pair[0])));
             }
             if let Some(undo) = &pair[0].undo {
                 let reader = UndoReader::new(contents.undo(undo), undo, pair[0].generation);

@@ -6,6 +6,7 @@
 //! which `UPDATE_GOLDEN=1` writes. Those with disks are here; their texts are snapshots.
 
 mod exports;
+mod history;
 mod pairing;
 mod signals;
 mod worst_day;
@@ -99,8 +100,32 @@ fn words(line: &str) -> Vec<String> {
 fn help_of_every_verb() {
     let dir = tempfile::tempdir().unwrap();
     insta::assert_snapshot!("help", told(dir.path(), &words("--help")));
-    for verb in ["init", "sync", "generations", "export", "restore", "scrub", "status"] {
-        insta::assert_snapshot!(format!("help-{verb}"), told(dir.path(), &words(&format!("{verb} --help"))));
+    for verb in [
+        "init",
+        "sync",
+        "wrap",
+        "unwrap",
+        "generations",
+        "pin",
+        "unpin",
+        "drop",
+        "prune",
+        "export",
+        "restore",
+        "attach",
+        "detach",
+        "mount",
+        "umount",
+        "scrub",
+        "status",
+        "boot",
+        "boot install",
+        "boot update",
+        "boot status",
+        "boot uninstall",
+    ] {
+        let name = format!("help-{}", verb.replace(' ', "-"));
+        insta::assert_snapshot!(name, told(dir.path(), &words(&format!("{verb} --help"))));
     }
 }
 
@@ -305,7 +330,7 @@ fn before_the_first_copy() {
     let lines = [
         "status",
         "generations",
-        "sync",
+        "sync --dry-run",
         "sync --offline --dry-run",
         "export 1 DIR/new",
         "restore 1 --to DIR/primary",

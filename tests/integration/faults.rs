@@ -15,10 +15,11 @@ use dpsr::error::Kind;
 use dpsr::format::geometry::Geometry;
 use dpsr::format::index::Volume;
 use dpsr::format::superblock::{Owner, State};
+use dpsr::history;
 use dpsr::progress::Silent;
 use dpsr::store::{Store, recover};
 use dpsr::sync::{Request, sync};
-use dpsr::units::{Bytes, MIB};
+use dpsr::units::{Bytes, Generation, MIB};
 
 use crate::cuts::{During, Overlay, all};
 use crate::world::{BASE, World, restore, same, stamped, volume};
@@ -98,6 +99,7 @@ enum Verb {
     Sync(Mode),
     NoUndo,
     RollBack,
+    Drop(&'static [u64]),
 }
 
 /// A verb on two disks, and what it starts from.
@@ -134,6 +136,12 @@ impl Scene {
             Verb::NoUndo => {
                 let request = Request { no_undo: true, ..world.request(Mode::Full) };
                 sync(&world.disks, &request, &Silent).map(drop)
+            }
+            Verb::Drop(gone) => {
+                let disks = &world.disks;
+                let mut store = Store::open(disks.dpsr.clone(), disks.partition.clone(), Owner::default())?;
+                let gone: Vec<_> = gone.iter().copied().map(Generation).collect();
+                history::drop(&mut store, &gone, &Silent).map(drop)
             }
             Verb::RollBack => {
                 let disks = &world.disks;
@@ -213,7 +221,9 @@ fn scenes() -> Vec<Scene> {
         every: 3,
         ..next("full without undo", Verb::NoUndo, disk.fork())
     };
-    vec![empty(whole()), digest, compare, interrupted, back, afresh, repartitioned(), drops()]
+    let lists = vec![vec![1, 2, 3], vec![1, 3]];
+    let middle = Scene { lists, ..next("drop in the middle", Verb::Drop(&[2]), disk.fork()) };
+    vec![empty(whole()), digest, compare, interrupted, back, afresh, repartitioned(), drops(), middle]
 }
 
 /// What was left out is kept now, in extents that held nothing, and something else is left out.
@@ -362,7 +372,7 @@ fn check(scene: &Scene, point: Point) {
 /// With healthy disks the store is one generation exactly, and the next sync hides nothing.
 fn afterwards(scene: &Scene, result: &dpsr::error::Result<()>, disk: Arc<Overlay>) {
     let mut world = scene.healthy(disk);
-    if scene.verb != Verb::RollBack {
+    if matches!(scene.verb, Verb::Sync(_) | Verb::NoUndo) {
         world.expected.insert(scene.new, world.visible());
     }
     let mut store =

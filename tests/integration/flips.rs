@@ -34,13 +34,13 @@ const SIZE: usize = MIB as usize + 512 * 3;
 const STORE: u64 = 22 * MIB;
 
 /// A store with three generations, and the same disk in the middle of the sync to the fourth.
-struct Sample {
-    world: World,
-    clean: Overlay,
-    torn: Overlay,
+pub struct Sample {
+    pub world: World,
+    pub clean: Overlay,
+    pub torn: Overlay,
 }
 
-fn sample() -> Sample {
+pub fn sample() -> Sample {
     let base = stamped((BASE + STORE) as usize, 77);
     let disk = Arc::new(Overlay::new("dpsr", base, BASE + STORE));
     let volumes = vec![volume("table", 0, 0, false), volume("1", 512 * 7, MIB / 2, false)];
@@ -215,7 +215,7 @@ fn every_byte_of_undo_metadata_seen_by_a_view() {
     println!("{tried} flips in undo metadata");
 }
 
-fn reader(world: &World, disk: Overlay) -> World {
+pub fn reader(world: &World, disk: Overlay) -> World {
     let mut reader = World::around(world.primary.clone(), world.volumes.clone(), Arc::new(disk), STORE);
     reader.expected = world.expected.clone();
     reader

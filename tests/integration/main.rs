@@ -2,14 +2,19 @@
 //! Tests that need neither root nor a special kernel.
 #![allow(clippy::unwrap_used)] // A test stops where an expectation fails, in its helpers too.
 
+mod aside;
+mod attached;
 mod cli;
 mod crafted;
 mod cut_targets;
 mod cuts;
 mod digests;
+mod dropping;
+mod failover;
 mod faults;
 mod flips;
 mod generations;
+mod live;
 mod model;
 mod oracle;
 mod powercut;

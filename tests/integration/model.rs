@@ -13,20 +13,22 @@ use proptest::prelude::*;
 
 use crate::world::{World, stamped, volume};
 
-const SIZE: usize = 2 * MIB as usize + 1536;
+pub const SIZE: usize = 2 * MIB as usize + 1536;
 
 /// One step of a history.
 #[derive(Clone, Debug)]
-enum Step {
+pub enum Step {
     Write { at: usize, len: usize, seed: u64 },
     Blank { at: usize, len: usize },
     Repartition(Vec<(u64, u64, bool)>),
     Sync(Mode),
     SyncVolume(usize),
     Afresh,
+    Pin(prop::sample::Index, bool),
+    Drop(Vec<prop::sample::Index>),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub fn step() -> impl Strategy<Value = Step> {
     let range = (0..SIZE, 1..200_000usize);
     prop_oneof![
         4 => (range.clone(), any::<u64>()).prop_map(|((at, len), seed)| Step::Write { at, len, seed }),
@@ -35,11 +37,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![Just(Mode::Digest), Just(Mode::Compare), Just(Mode::Full)].prop_map(Step::Sync),
         1 => (0..3usize).prop_map(Step::SyncVolume),
         1 => Just(Step::Afresh),
+        1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, pin)| Step::Pin(which, pin)),
+        2 => prop::collection::vec(any::<prop::sample::Index>(), 1..4).prop_map(Step::Drop),
     ]
 }
 
 /// Up to three partitions, as (start, size, left out) in sectors, sorted and disjoint.
-fn layout() -> impl Strategy<Value = Vec<(u64, u64, bool)>> {
+pub fn layout() -> impl Strategy<Value = Vec<(u64, u64, bool)>> {
     let sectors = SIZE as u64 / 512;
     (prop::collection::btree_set(1..sectors, 6), any::<[bool; 3]>()).prop_map(|(edges, out)| {
         let edges: Vec<u64> = edges.into_iter().collect();
@@ -48,7 +52,7 @@ fn layout() -> impl Strategy<Value = Vec<(u64, u64, bool)>> {
     })
 }
 
-fn volumes(layout: &[(u64, u64, bool)]) -> Vec<dpsr::format::index::Volume> {
+pub fn volumes(layout: &[(u64, u64, bool)]) -> Vec<dpsr::format::index::Volume> {
     let table = std::iter::once(volume("table", 0, 0, false));
     let numbered = layout.iter().enumerate();
     table
@@ -60,7 +64,7 @@ fn volumes(layout: &[(u64, u64, bool)]) -> Vec<dpsr::format::index::Volume> {
 }
 
 impl World {
-    fn take(&mut self, step: Step) {
+    pub fn take(&mut self, step: Step) {
         match step {
             Step::Write { at, len, seed } => self.write(at, &stamped(len.min(SIZE - at), seed)),
             Step::Blank { at, len } => self.write(at, &vec![0; len.min(SIZE - at)]),
@@ -70,6 +74,14 @@ impl World {
                 Ok(_) => self.check(),
             },
             Step::SyncVolume(number) => self.sync_volume(number),
+            Step::Pin(which, pinned) => {
+                let list = self.generations();
+                if !list.is_empty() {
+                    self.pin(*which.get(&list), pinned);
+                    self.check();
+                }
+            }
+            Step::Drop(which) => self.drop_some(&which),
             Step::Afresh => {
                 self.time += 60;
                 let request = dpsr::sync::Request { no_undo: true, ..self.request(Mode::Full) };
@@ -78,6 +90,24 @@ impl World {
                 self.check();
             }
         }
+    }
+
+    /// Drops some generations: all of them or, where one may not go or there is no room, none.
+    fn drop_some(&mut self, which: &[prop::sample::Index]) {
+        let list = self.generations();
+        if list.is_empty() {
+            return;
+        }
+        let gone: Vec<u64> = which.iter().map(|which| *which.get(&list)).collect();
+        let left: Vec<u64> = list.iter().copied().filter(|one| !gone.contains(one)).collect();
+        match self.drop(&gone) {
+            Ok(_) => assert_eq!(self.generations(), left),
+            Err(error) => {
+                assert!(matches!(error.kind(), Kind::Refused | Kind::NoRoom), "{error}");
+                assert_eq!(self.generations(), list);
+            }
+        }
+        self.check_all();
     }
 
     /// Moves one volume alone; everything else must stay as it is in the newest generation.
@@ -111,6 +141,8 @@ proptest! {
     ) {
         let mut world = World::new(stamped(SIZE, 1), volumes(&first), store * MIB, |disk| Arc::new(disk));
         steps.into_iter().for_each(|step| world.take(step));
-        world.check();
+        if !world.generations().is_empty() {
+            world.check_all();
+        }
     }
 }

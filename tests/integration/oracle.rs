@@ -13,10 +13,14 @@ use dpsr::changes::Mode;
 use dpsr::disk::ReadDisk;
 use dpsr::disk::ram::RamDisk;
 use dpsr::disk::recorded::{Recorded, replay};
+use dpsr::format::moment::Moment;
 use dpsr::format::superblock::State;
 use dpsr::format::undo::{COMPANION, Layout};
 use dpsr::pair::layout::{DpsrLayout, Guids, write_gpt};
+use dpsr::progress::Silent;
+use dpsr::status;
 use dpsr::store::{Contents, contents};
+use dpsr::sync::{Request, sync};
 use dpsr::units::{Bytes, CHUNK, Chunk, KIB, MIB, PAGE};
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -31,13 +35,13 @@ fn python(args: &[&str]) -> Output {
 }
 
 /// A DPSR disk in a file, and where its store lies; no place means that its partition table says so.
-struct Dump {
+pub struct Dump {
     file: NamedTempFile,
     place: Vec<String>,
 }
 
 impl Dump {
-    fn of(bytes: &[u8], store: Option<u64>) -> Self {
+    pub fn of(bytes: &[u8], store: Option<u64>) -> Self {
         let mut file = NamedTempFile::new().unwrap();
         file.as_file().set_len(bytes.len() as u64).unwrap();
         for (part, at) in bytes.chunks(MIB as usize).zip((0..).step_by(MIB as usize)) {
@@ -74,7 +78,7 @@ impl Dump {
         serde_json::from_str(&self.told(&["info"])).unwrap()
     }
 
-    fn export(&self, generation: u64) -> Vec<u8> {
+    pub fn export(&self, generation: u64) -> Vec<u8> {
         let out = NamedTempFile::new().unwrap();
         self.told(&["export", &generation.to_string(), out.path().to_str().unwrap()]);
         fs::read(out.path()).unwrap()
@@ -181,13 +185,36 @@ fn the_partition_table_leads_to_the_store_and_volumes_lie_where_info_says() {
     }
 }
 
+#[test]
+fn the_moment_of_a_generation_reads_alike() {
+    let (mut world, disk) = world(stamped(SIZE, 6), 40 * MIB);
+    let moments = [(true, true), (false, true), (true, false), (false, false)];
+    for (quiet, one_instant) in moments {
+        let request =
+            Request { moment: Arc::new(Moment { quiet, one_instant }), ..world.request(Mode::Digest) };
+        let report = sync(&world.disks, &request, &Silent).unwrap();
+        world.expected.insert(report.generation.0, world.visible());
+        world.write(9000, &[report.generation.0 as u8; 100]);
+    }
+    let listed = status::generations(&contents(&world));
+    assert_eq!(
+        listed.iter().map(|one| (one.moment.quiet, one.moment.one_instant)).collect::<Vec<_>>(),
+        moments
+    );
+    let dump = Dump::of(&disk.contents(), Some(40 * MIB));
+    dump.agrees(&world, &[1, 2, 3, 4]);
+    let info = dump.info();
+    let told = info["generations"].as_array().unwrap().iter();
+    let told: Vec<_> = told.map(|one| (one["quiet"] == true, one["one_instant"] == true)).collect();
+    assert_eq!(told, moments);
+}
+
 /// A generation of which `count` chunks change at once, most of them from zeros.
-fn wide(count: u64) -> (World, Arc<RamDisk>) {
+fn wide(count: u64, store: u64) -> (World, Arc<RamDisk>) {
     let mut primary = vec![0; (4200 * CHUNK) as usize];
     for chunk in (0..4200).step_by(37) {
         primary[chunk * CHUNK as usize..][..512].copy_from_slice(&stamped(512, chunk as u64));
     }
-    let store = 640 * MIB;
     let disk = Arc::new(RamDisk::new("dpsr", (BASE + store) as usize));
     let mut world = World::around(primary, vec![], disk.clone(), store);
     world.create().unwrap();
@@ -202,15 +229,63 @@ fn wide(count: u64) -> (World, Arc<RamDisk>) {
 }
 
 #[test]
+fn merged_undo_stores_read_alike() {
+    let (mut world, disk) = world(stamped(SIZE, 7), 80 * MIB);
+    let layouts = [
+        vec![],
+        vec![volume("1", MIB, MIB, true)],
+        vec![volume("1", MIB / 2, MIB + 512, true)],
+        vec![volume("1", 2 * MIB, MIB / 2, true)],
+    ];
+    for (i, volumes) in (0u64..).zip(layouts) {
+        world.disks.volumes = volumes;
+        world.write(MIB as usize / 2 + i as usize * 70_000, &stamped(300_000, 50 + i));
+        wander(&mut world, 1 + 4 * i..5 + 4 * i);
+    }
+    for gone in [&[3, 4][..], &[8], &[9, 10, 12], &[2, 6, 13], &[5, 15]] {
+        world.drop_now(gone);
+        Dump::of(&disk.contents(), Some(80 * MIB)).agrees(&world, &world.generations());
+    }
+    assert_eq!(world.generations(), [1, 7, 11, 14, 16]);
+    world.check_all();
+}
+
+/// Undo stores of one area each become one of `entries` exceptions.
+fn wide_merged(entries: u64) {
+    let (mut world, disk) = wide(2100, 900 * MIB);
+    world.expected.remove(&2);
+    for chunk in 2000..entries - 2 {
+        let at = (chunk * CHUNK) as usize;
+        world.primary[at..at + 512].copy_from_slice(&stamped(512, chunk ^ 1 << 41));
+    }
+    world.write(0, b"?");
+    world.sync(Mode::Digest).unwrap();
+    world.drop_now(&[2]);
+    assert_eq!(contents(&world).index.generations[0].undo.as_ref().unwrap().entries, entries);
+    Dump::of(&disk.contents(), Some(900 * MIB)).agrees(&world, &[1, 3]);
+    world.check_all();
+}
+
+#[test]
+fn undo_stores_merged_into_two_areas_read_alike() {
+    wide_merged(4152);
+}
+
+#[test]
+fn undo_stores_merged_into_a_full_area_read_alike() {
+    wide_merged(4096);
+}
+
+#[test]
 fn an_undo_store_of_two_areas_reads_alike() {
-    let (world, disk) = wide(4150);
+    let (world, disk) = wide(4150, 640 * MIB);
     assert_eq!(contents(&world).index.generations[0].undo.as_ref().unwrap().entries, 4152);
     Dump::of(&disk.contents(), Some(640 * MIB)).agrees(&world, &[1, 2]);
 }
 
 #[test]
 fn a_full_last_area_is_followed_by_zeros() {
-    let (world, disk) = wide(4094);
+    let (world, disk) = wide(4094, 640 * MIB);
     let contents = contents(&world);
     let undo = contents.index.generations[0].undo.as_ref().unwrap();
     let layout = Layout { entries: undo.entries };

@@ -213,6 +213,11 @@ fn scenes() -> Vec<Scene> {
     let full = stage.scene("full without undo from Updating", 14, afresh);
     scenes.push(Scene { unfinished: Some(3), ..full });
 
+    let four = Stage::with(4, whole());
+    scenes.push(four.scene("drop in the middle", 14, |world| world.drop_now(&[2, 3])));
+    scenes.push(dropped_across_partitions());
+    scenes.push(behind_a_pinned_one());
+
     scenes.push(interrupted(3).scene("recovery", 16, |world| drop(recovered(world))));
     scenes.push(healed());
     scenes
@@ -239,6 +244,34 @@ fn repartitioned_with_drops() -> Scene {
     stage.change(38, 6);
     stage.world.disks.volumes = out(MIB / 8);
     let scene = stage.scene("repartitioned with drops", 12, |world| {
+        assert!(!world.sync(Mode::Digest).unwrap().dropped.is_empty());
+    });
+    with_dropped(scene)
+}
+
+/// The last generation that had a volume goes, of which an older one has saved other bytes.
+fn dropped_across_partitions() -> Scene {
+    let out = |start, size| vec![volume("table", 0, 0, false), volume("1", start, size, true)];
+    let mut stage = Stage::with(2, out(MIB / 2, MIB / 4));
+    stage.world.disks.volumes = out(MIB, MIB / 2 + 512);
+    stage.world.sync(Mode::Digest).unwrap();
+    stage.change(39, 6);
+    stage.scene("drop across a repartitioning", 14, |world| world.drop_now(&[2]))
+}
+
+/// A sync that finds room only by merging behind a pinned generation.
+fn behind_a_pinned_one() -> Scene {
+    let mut stage = Stage::with(2, whole());
+    stage.world.pin(1, true);
+    for round in 70.. {
+        stage.before = stage.world.primary.clone();
+        stage.world.write(round as usize % 4 * SIZE / 8, &stamped(SIZE / 2, round));
+        if !stage.world.fork().sync(Mode::Digest).unwrap().dropped.is_empty() {
+            break;
+        }
+        stage.world.sync(Mode::Digest).unwrap();
+    }
+    let scene = stage.scene("room behind a pinned generation", 12, |world| {
         assert!(!world.sync(Mode::Digest).unwrap().dropped.is_empty());
     });
     with_dropped(scene)
@@ -331,7 +364,7 @@ fn check(scene: &Scene, disk: Overlay, dice: &mut Dice) {
             generation.0 + 1
         }
         State::Filling { .. } | State::NoValid { .. } => scene.unfinished.expect("no copy is under way"),
-        State::Updating { .. } => panic!("still updating"),
+        other => panic!("still {}", other.word()),
     };
     world.check();
     assert_eq!(world.sync(Mode::Digest).unwrap().generation.0, next);

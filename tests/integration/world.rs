@@ -6,19 +6,25 @@ use std::sync::Arc;
 
 use dpsr::changes::Mode;
 use dpsr::changes::source::Moving;
-use dpsr::disk::WriteDisk;
 use dpsr::disk::ram::RamDisk;
+use dpsr::disk::whole::read_exact_at;
+use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::engine::digest::DigestKey;
 use dpsr::engine::{Batch, Disks as EngineDisks, Engine, Shape};
 use dpsr::error::{Error, Result};
 use dpsr::format::index::Volume;
+use dpsr::format::moment::Moment;
 use dpsr::format::superblock::Owner;
+use dpsr::history::{self, Dropped, Pinned};
+use dpsr::keep::Rules;
 use dpsr::progress::Silent;
 use dpsr::restore::target::DiskSink;
-use dpsr::store::contents;
+use dpsr::store::Store;
+use dpsr::store::contents::{self, Contents};
 use dpsr::store::create::{Template, create};
 use dpsr::store::map::left_out;
 use dpsr::sync::{Disks, Report, Request, sync};
+use dpsr::sys::buffer::Buffer;
 use dpsr::units::{Bytes, Generation};
 use dpsr::view::View;
 use dpsr::view::read::{Reading, Sink};
@@ -77,10 +83,12 @@ impl World {
             primary: Arc::new(RamDisk::from_bytes("primary", primary.clone())),
             block: Bytes(512),
             volumes: volumes.clone(),
+            swaps: vec![],
             dpsr,
             partition: Bytes(BASE)..Bytes(BASE + store),
             owner: Owner::default(),
             history: None,
+            keep: Rules::default(),
         };
         Self { primary, volumes, disks, expected: BTreeMap::new(), time: 1000 }
     }
@@ -121,7 +129,8 @@ impl World {
     }
 
     pub fn request(&self, mode: Mode) -> Request {
-        Request { mode, no_undo: false, moving: Moving::All, dry_run: false, time: self.time }
+        let (moving, moment) = (Moving::All, Arc::new(Moment::default()));
+        Request { mode, no_undo: false, moving, dry_run: false, time: self.time, moment }
     }
 
     /// Syncs, and notes what the new generation must read as.
@@ -132,12 +141,65 @@ impl World {
         Ok(report)
     }
 
+    /// What the store says about itself.
+    pub fn contents(&self) -> Contents {
+        contents::read(&self.disks.dpsr, &self.disks.partition).unwrap().expect("there is a store")
+    }
+
     /// The generations the store lists.
     pub fn generations(&self) -> Vec<u64> {
-        let contents = contents::read(&self.disks.dpsr, &self.disks.partition).unwrap().unwrap();
+        let contents = self.contents();
         let current = contents.current().map_or(0, |generation| generation.0);
         let all = contents.index.generations.iter().map(|record| record.generation.0);
         all.filter(|number| *number <= current).collect()
+    }
+
+    /// The store, to change its generations.
+    pub fn store(&self) -> Store {
+        let (disk, partition) = (self.disks.dpsr.clone(), self.disks.partition.clone());
+        Store::open(disk, partition, Owner::default()).unwrap()
+    }
+
+    /// Pins a generation, or lets it go again.
+    pub fn pin(&self, generation: u64, pinned: bool) -> Pinned {
+        history::pin(&mut self.store(), Generation(generation), pinned).unwrap()
+    }
+
+    /// Drops generations.
+    pub fn drop(&self, gone: &[u64]) -> Result<Dropped> {
+        let gone: Vec<_> = gone.iter().copied().map(Generation).collect();
+        history::drop(&mut self.store(), &gone, &Silent)
+    }
+
+    /// Drops generations, for which there must be room, and which must be gone then.
+    pub fn drop_now(&self, gone: &[u64]) {
+        let before = self.generations();
+        let dropped = self.drop(gone).unwrap().dropped;
+        assert!(gone.iter().all(|generation| dropped.contains(&Generation(*generation))), "{dropped:?}");
+        let left = before.into_iter().filter(|generation| !gone.contains(generation));
+        assert_eq!(self.generations(), left.collect::<Vec<_>>());
+    }
+
+    /// The same world on a copy of its DPSR disk.
+    pub fn fork(&self) -> Self {
+        let mut bytes = Buffer::new(self.disks.dpsr.size().usize()).unwrap();
+        read_exact_at(&self.disks.dpsr, Bytes::ZERO, &mut bytes).unwrap();
+        let dpsr: Arc<dyn WriteDisk> = Arc::new(RamDisk::from_bytes("dpsr", bytes.to_vec()));
+        Self {
+            primary: self.primary.clone(),
+            volumes: self.volumes.clone(),
+            disks: Disks { dpsr, ..self.disks.clone() },
+            expected: self.expected.clone(),
+            time: self.time,
+        }
+    }
+
+    /// Asserts that every generation reads as it must, and that a scrub finds nothing.
+    pub fn check_all(&self) {
+        self.check();
+        let disk: Arc<dyn ReadDisk> = self.disks.dpsr.clone();
+        let report = dpsr::scrub::check(&disk, &self.disks.partition, &Silent).unwrap();
+        assert_eq!(report.left, 0, "{report}");
     }
 
     /// Reads a generation through the composed view; the chunks found damaged come with it.

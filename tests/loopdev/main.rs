@@ -13,6 +13,7 @@
 
 mod blocks;
 mod disk;
+mod dropping;
 mod engines;
 mod filesystems;
 mod identity;
@@ -21,6 +22,7 @@ mod loops;
 mod mbr;
 mod mounted;
 mod repartition;
+mod reserve;
 mod sizes;
 mod sparse;
 mod tables;

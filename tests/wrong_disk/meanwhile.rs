@@ -24,6 +24,7 @@ fn options(primary: &Path, dpsr: &Path, wipe: bool) -> init::Options {
         leave_out: vec![],
         boot: false,
         history: None,
+        reserve: None,
         wipe,
     }
 }

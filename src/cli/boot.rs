@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `dpsr boot`
+
+use std::path::Path;
+
+use super::args::{Boot, BootDone, BootVerb};
+use super::{end_in_order, say, say_json};
+use crate::boot::{self, BootStatus, Made, Updated};
+use crate::error::Result;
+
+/// What update-grub runs for that.
+const OWN_MENU: &str = "/etc/grub.d/42_dpsr";
+
+pub(super) fn run(args: &Boot) -> Result<()> {
+    // What is started for it ends with it.
+    end_in_order()?;
+    match &args.verb {
+        BootVerb::Install(args) => {
+            updated(args, boot::install)?;
+            if !args.json && Path::new(OWN_MENU).exists() {
+                say("update-grub adds an entry that leads there to the primary's own boot menu.");
+            }
+            Ok(())
+        }
+        BootVerb::Update(args) => updated(args, boot::update),
+        BootVerb::Status(args) => status(args),
+        BootVerb::Uninstall(args) => {
+            boot::uninstall(&args.config_dir, args.pair.as_deref())?;
+            say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
+            Ok(())
+        }
+    }
+}
+
+type Act = fn(&Path, Option<&str>) -> Result<Updated>;
+
+fn updated(args: &BootDone, act: Act) -> Result<()> {
+    let done = act(&args.common.config_dir, args.common.pair.as_deref())?;
+    warn(&done);
+    if args.json {
+        return say_json(&done);
+    }
+    if done.esp_made {
+        say("The ESP of the DPSR disk was made.");
+    }
+    let initramfs = match done.initramfs {
+        None => "as it was",
+        Some(Made::Copied) => "the system's own, which is generic",
+        Some(Made::Built) => "made anew by dracut",
+    };
+    say(format_args!("The DPSR disk boots kernel {}; its initramfs: {initramfs}.", done.kernel));
+    say(format_args!("It is started by {}.", started_by(done.bios, done.uefi_signed.map(signed))));
+    if !done.written.is_empty() {
+        say(format_args!("Written: {}.", done.written.join(", ")));
+    }
+    Ok(())
+}
+
+/// What did not go as it should.
+pub(super) fn warn(done: &Updated) {
+    done.warnings.iter().for_each(|why| tracing::warn!("{why}, ignoring: the DPSR disk boots without"));
+}
+
+fn signed(signed: bool) -> &'static str {
+    if signed { "signed" } else { "unsigned" }
+}
+
+fn started_by(bios: bool, uefi: Option<&str>) -> String {
+    let uefi = match uefi {
+        Some("signed") => Some("UEFI, with Secure Boot, too"),
+        Some(_) => Some("UEFI without Secure Boot"),
+        None => None,
+    };
+    match (bios, uefi) {
+        (true, Some(uefi)) => format!("BIOS and by {uefi}"),
+        (true, None) => "BIOS; no GRUB for UEFI is installed here".to_owned(),
+        (false, Some(uefi)) => uefi.to_owned(),
+        (false, None) => "nothing: no GRUB is installed here".to_owned(),
+    }
+}
+
+fn status(args: &BootDone) -> Result<()> {
+    let status = boot::report(&args.common.config_dir, args.common.pair.as_deref())?;
+    if args.json {
+        return say_json(&status);
+    }
+    tell(&status);
+    Ok(())
+}
+
+fn tell(status: &BootStatus) {
+    if status.installed {
+        let kernel = status.kernel.as_deref().unwrap_or("of unknown version");
+        let current = if status.current { "up to date" } else { "out of date: 'dpsr boot update'" };
+        say(format_args!("The DPSR disk of the pair {} boots kernel {kernel}, {current}.", status.pair));
+        say(format_args!("It is started by {}.", started_by(status.bios, status.uefi)));
+    } else {
+        say(format_args!("The DPSR disk of the pair {} boots nothing: 'dpsr boot install'.", status.pair));
+    }
+    for finding in &status.findings {
+        let word = if finding.fatal { "In the way" } else { "To be known" };
+        say(format_args!("{word}: {}; {}.", finding.what, finding.change));
+    }
+    if status.findings.iter().all(|finding| !finding.fatal) {
+        say("Nothing is in the way of a boot without the primary.");
+    }
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `dpsr mount` and `dpsr umount`
+
+use super::args::{Mount, Umount};
+use super::store::store;
+use super::{end_in_order, say};
+use crate::error::Result;
+use crate::mount::{Keys, Request, mount, unmount};
+
+pub(super) fn run(args: &Mount) -> Result<()> {
+    // A signal at the prompt for a passphrase ends the prompt, and then what was attached goes again.
+    end_in_order()?;
+    let store = store(&args.store)?;
+    let request = Request {
+        generation: args.generation,
+        volume: args.volume.as_deref(),
+        at: &args.dir,
+        keys: Keys { key_file: args.key_file.as_deref(), lv: args.lv.as_deref() },
+    };
+    let mounted = mount(&store, &request)?;
+    say(format_args!(
+        "Volume {} of generation {} ({}) is mounted at {}, read-only.",
+        mounted.volume,
+        args.generation,
+        mounted.filesystem,
+        args.dir.display()
+    ));
+    say(format_args!("No sync can run until 'dpsr umount {}'.", args.dir.display()));
+    Ok(())
+}
+
+pub(super) fn undo(args: &Umount) -> Result<()> {
+    end_in_order()?;
+    let undone = unmount(&args.dir)?;
+    let rest = if undone.detached { "and detached" } else { "and still attached" };
+    say(format_args!("Generation {} is unmounted from {}, {rest}.", undone.generation, args.dir.display()));
+    Ok(())
+}
