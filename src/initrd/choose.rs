@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::ask::Question;
 use super::cmdline::CmdLine;
+use super::quiet::{Disks, Quiet};
 use super::told::{Level, say};
 use crate::config::{self, PairConfig};
 use crate::error::Result;
@@ -84,7 +85,7 @@ pub fn chosen<'a>(
                 }
                 // The system may be on a disk that no record knows, which nobody may hold up. Without any disk there
                 // is nothing to hold up.
-                if watch.disks > 0 {
+                if !watch.quiet.is_alone() {
                     return (config, Choice::Hopeless(why));
                 }
             }
@@ -104,9 +105,7 @@ pub fn chosen<'a>(
 /// What has been there since when.
 struct Watch {
     start: Instant,
-    /// How many disks there are.
-    disks: usize,
-    last: Instant,
+    quiet: Quiet,
     primary: Option<Instant>,
     store: Option<Instant>,
     several: bool,
@@ -115,17 +114,13 @@ struct Watch {
 impl Watch {
     fn begin() -> Self {
         let start = Instant::now();
-        Self { start, disks: 0, last: start, primary: None, store: None, several: false }
+        Self { start, quiet: Quiet::begin(start), primary: None, store: None, several: false }
     }
 
     /// What there is now, of the pair that counts: one whose copy is newer than its primary goes before one that is
     /// there, and that before all others. And how old its copy is, in seconds.
     fn look<'a>(&mut self, dir: &Path, pairs: &'a [PairConfig]) -> (&'a PairConfig, Seen, u64) {
-        let all = Roots::default().all();
-        let present = all.iter().filter(|node| node.partition().is_none() && is_disk(&node.name)).count();
-        if present != self.disks {
-            (self.disks, self.last) = (present, Instant::now());
-        }
+        let look = self.quiet.look(disks(), Instant::now());
         let stores: Vec<_> = pairs.iter().map(|pair| (pair, presence::store(dir, &pair.name))).collect();
         let all = stores.iter().all(|(_, store)| store.is_some());
         self.tell_several(&stores);
@@ -136,6 +131,7 @@ impl Watch {
         let primary = presence::primary(config, store.as_ref().and_then(|store| store.home.as_ref()));
         let age = store.as_ref().and_then(|store| store.time).map_or(0, |time| now().saturating_sub(time));
         let store = store.map(|store| store.state);
+        let quiet = self.quiet.after(look, disks(), Instant::now());
         let seen = Seen {
             policy: config.failover.policy(age),
             primary_for: there_for(&mut self.primary, primary == Presence::There),
@@ -143,7 +139,7 @@ impl Watch {
             primary,
             store,
             all,
-            quiet: self.last.elapsed(),
+            quiet,
             since: self.start.elapsed(),
         };
         (config, seen, age)
@@ -165,6 +161,13 @@ impl Watch {
             );
         }
     }
+}
+
+/// The disks there are now.
+fn disks() -> Disks {
+    let all = Roots::default().all();
+    let whole = all.iter().filter(|node| node.partition().is_none() && is_disk(&node.name));
+    whole.map(|node| format!("{} {}", node.name, node.attr("diskseq").unwrap_or_default())).collect()
 }
 
 /// Whether the kernel's name is that of a disk, and not of a device over one, in memory, or with a lid.

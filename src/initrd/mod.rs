@@ -3,6 +3,7 @@
 //! copy. Nothing here may keep a machine from booting that would boot without it.
 //!
 //! * [`wrap`]: in the udev event of each disk. [`boot`]: beside all of them, which system is to be started.
+//! * [`choose`]: looks until that is clear; [`quiet`]: for how long nothing has appeared.
 //! * [`hide`]: of two disks of one identity, one is nobody's. [`cmdline`]: what the kernel is told for dpsr.
 //! * [`told`]: how people are told, when there is nobody yet to tell.
 
@@ -11,6 +12,7 @@ mod boot;
 mod choose;
 pub mod cmdline;
 mod hide;
+mod quiet;
 pub mod told;
 mod wrap;
 

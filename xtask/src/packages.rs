@@ -64,7 +64,9 @@ fn install(missing: &[&str], wanted: &[&str]) -> Result<()> {
     for name in removed(&plan).into_iter().filter(|name| wanted.contains(name)) {
         let offered = process::output(Command::new("apt-cache").args(["madison", name]))?;
         if let Some(version) = first_offered(&offered) {
-            println!("{name}: version {version} goes with the others, and takes the place of the present one");
+            println!(
+                "{name}: version {version} goes with the others, and takes the place of the present one"
+            );
             chosen.push(format!("{name}={version}"));
         }
     }
@@ -131,7 +133,8 @@ mod tests {
     fn what_a_plan_takes_away_and_what_is_offered() {
         let plan = "Reading lists...\nRemv qemu-utils [1:10.0]\nInst fdisk (2.38 Debian:12 [amd64])\n";
         assert_eq!(removed(plan), ["qemu-utils"]);
-        let listed = "qemu-utils | 1:7.2+dfsg-7 | http://x bookworm/main amd64 Packages\nqemu-utils | 1:7.1 | y\n";
+        let listed =
+            "qemu-utils | 1:7.2+dfsg-7 | http://x bookworm/main amd64 Packages\nqemu-utils | 1:7.1 | y\n";
         assert_eq!(first_offered(listed), Some("1:7.2+dfsg-7"));
         assert_eq!(first_offered(""), None);
     }
