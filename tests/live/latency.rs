@@ -149,7 +149,10 @@ fn measured(judge: impl FnOnce(&Latency, &Latency, Duration)) {
         println!("| ------------- | -----: | -------: | -------: | -------: |");
         row("alone", &alone);
         row("during a sync", &beside);
-        println!("pause {} ms, the machine itself stood still for {starved:?} at most", report["pause_ms"]);
+        println!(
+            "| the pause: {} ms; the machine itself stood still for {starved:?} at most |",
+            report["pause_ms"]
+        );
         assert!(alone.writes > 0 && beside.writes > 0);
         let pause = Duration::from_millis(report["pause_ms"].as_u64().unwrap());
         assert!(pause < PROMISE + starved, "a pause of {pause:?}");

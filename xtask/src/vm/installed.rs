@@ -36,7 +36,7 @@ pub const SWAP_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a02";
 
 const BIOS: (u64, u64) = (MIB, MIB);
 const ESP: (u64, u64) = (BIOS.0 + BIOS.1, 64 * MIB);
-const ROOT: (u64, u64) = (ESP.0 + ESP.1, 1468 * MIB);
+const ROOT: (u64, u64) = (ESP.0 + ESP.1, 1200 * MIB);
 const SWAP: (u64, u64) = (ROOT.0 + ROOT.1, 64 * MIB);
 const SIZE: u64 = SWAP.0 + SWAP.1 + MIB;
 
@@ -144,7 +144,8 @@ fn menu(kernel: &str) -> String {
         "serial --unit=0 --speed=115200\nterminal_output console serial\nset timeout=1\n\
          menuentry 'Debian' {{\n\
          \x20   echo 'the primary loads its kernel'\n\
-         \x20   linux /boot/vmlinuz-{kernel} root=UUID={ROOT_UUID} ro console=ttyS0 systemd.show_status=1\n\
+         \x20   linux /boot/vmlinuz-{kernel} root=UUID={ROOT_UUID} ro console=ttyS0 systemd.show_status=1 \
+         mitigations=off rcupdate.rcu_expedited=1\n\
          \x20   initrd /boot/initrd.img-{kernel}\n}}\n"
     )
 }
