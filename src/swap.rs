@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::ReadDisk;
+use crate::disk::{ReadDisk, WriteDisk};
 use crate::error::{Error, Result};
 use crate::format::geometry::Geometry;
 use crate::format::index::{Index, Map, Object, Run, SWAP, Volume};
@@ -70,6 +70,20 @@ impl Swap {
         left_out.filter_map(read).collect()
     }
 
+    /// Makes its `volume` on `disk` empty if a machine has gone to sleep in it; whether one had.
+    fn wake(&self, disk: &dyn WriteDisk, volume: &Volume) -> Result<bool> {
+        let failed = |error| Error::device("looking at a swap volume of", disk.name(), &error);
+        let page = volume.size.min(Bytes(self.page));
+        let head = blocks::read(disk, volume.start..volume.start + page).map_err(failed)?;
+        let end = &head[head.len().saturating_sub(MAGIC.len())..];
+        if !ASLEEP.iter().any(|magic| end.starts_with(magic)) {
+            return Ok(false);
+        }
+        let header = self.header(volume.size)?;
+        disk.prove().and_then(|()| blocks::write(disk, volume.start, &header)).map_err(failed)?;
+        Ok(true)
+    }
+
     /// The first page of an empty swap space of `size` bytes with this identity. (mkswap(8))
     pub fn header(&self, size: Bytes) -> Result<Buffer> {
         let page = self.page as usize;
@@ -84,6 +98,20 @@ impl Swap {
         header[page - MAGIC.len()..].copy_from_slice(MAGIC);
         Ok(header)
     }
+}
+
+/// What a swap volume says in which a machine has gone to sleep, in the place of [`MAGIC`]: the kernel itself,
+/// and the programs that did it before it. (`kernel/power/swap.c`; `libblkid/src/superblocks/swap.c`)
+const ASLEEP: [&[u8]; 4] = [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"];
+
+/// Makes swap volumes of `disk` empty in which a machine has gone to sleep: what wakes from them knows a system
+/// whose disks have changed since, and would destroy them. How many there were.
+pub fn wake(disk: &dyn WriteDisk, index: &Index, map: &Map) -> Result<usize> {
+    let mut asleep = 0;
+    for Placed { swap, volume, .. } in recorded(index, map) {
+        asleep += usize::from(swap.wake(disk, volume)?);
+    }
+    Ok(asleep)
 }
 
 /// A recorded swap volume, and what stands for it while a machine runs from the copy.
@@ -175,6 +203,28 @@ mod tests {
         let swap = Swap::of(&disk, &volume("2", 0, true)).unwrap().unwrap();
         assert_eq!((swap.uuid.to_string().as_str(), swap.label.as_str(), swap.page), (uuid, "night", PAGE));
         assert!(swap.header(Bytes(MIB)).unwrap()[..] == made[..PAGE as usize]);
+    }
+
+    #[test]
+    fn a_machine_that_went_to_sleep_does_not_wake() {
+        let uuid = Uuid::from_u128(7);
+        let swap = Swap { volume: "id-2".to_owned(), uuid, label: String::new(), page: PAGE };
+        let with = |magic: &[u8]| {
+            let mut bytes = vec![9; 2 << 20];
+            bytes[(1 << 20) + 4086..][..magic.len()].copy_from_slice(magic);
+            RamDisk::from_bytes("ram", bytes)
+        };
+        let volume = volume("2", MIB, true);
+        let page = |disk: &RamDisk| blocks::read(disk, Bytes(MIB)..Bytes(MIB + PAGE)).unwrap();
+        for magic in [&b"S1SUSPEND\0"[..], b"LINHIB0001"] {
+            let disk = with(magic);
+            assert!(swap.wake(&disk, &volume).unwrap());
+            assert!(page(&disk)[..] == swap.header(Bytes(MIB)).unwrap()[..]);
+            assert!(!swap.wake(&disk, &volume).unwrap(), "once");
+        }
+        let disk = with(MAGIC);
+        let before = page(&disk);
+        assert!(!swap.wake(&disk, &volume).unwrap() && page(&disk) == before, "one that is in use stays");
     }
 
     #[test]

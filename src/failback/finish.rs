@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The last part of the way back, before anything of the machine is in use.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::target::Target;
@@ -10,17 +11,19 @@ use crate::config::PairConfig;
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::dm::{Mapper, Stack};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::failback::mirror::mirror;
 use crate::failover::claimed;
 use crate::failover::map::Tables;
 use crate::failover::older::{Older, Upon};
 use crate::format::superblock::State;
 use crate::open::owner;
+use crate::pair::blocks;
 use crate::pair::sysfs::Roots;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::units::{Bytes, Generation};
+use crate::swap;
+use crate::units::{Bytes, Generation, SECTOR};
 use crate::wrap::DiskId;
 
 const DOING: &str = "going back to a disk";
@@ -37,6 +40,27 @@ pub enum Finished {
     },
     /// No way back was begun.
     Nothing,
+}
+
+/// Both ends of the disk are zeros, as the way back left them, or in part what they are to become, where this
+/// was cut off. Anything else is somebody's who has taken the disk for another purpose.
+fn as_left(from: &dyn ReadDisk, to: &dyn ReadDisk, edges: &[Range<Bytes>]) -> Result<()> {
+    let read = |disk: &dyn ReadDisk, range: &Range<Bytes>| {
+        blocks::read(disk, range.clone()).map_err(|error| Error::device("reading", disk.name(), &error))
+    };
+    for range in edges {
+        let (image, found) = (read(from, range)?, read(to, range)?);
+        let sectors = found.chunks(SECTOR as usize).zip(image.chunks(SECTOR as usize));
+        for (found, image) in sectors {
+            if found != image && found.iter().any(|byte| *byte != 0) {
+                return Err(Error::new(Kind::Refused, DOING, "something else was put on it since")
+                    .on(to.name())
+                    .left("nothing was written to it; the system goes on running from the copy")
+                    .next("choose the disk again: 'dpsr failback --to DISK'"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Copies what has changed since, with the partition table last, and makes the image a generation again.
@@ -70,6 +94,13 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
         let parts = Parts::of(&contents);
         progress.begin("copying what has changed", parts.size());
+        as_left(from.as_ref(), to.as_ref(), &parts.edges)?;
+        let asleep = swap::wake(to.as_ref(), &contents.index, contents.running_map())?;
+        if asleep > 0 {
+            tracing::warn!(
+                "it had gone to sleep, and is not woken: its memory is older than its disk, ignoring"
+            );
+        }
         let body = mirror(&from, &to, &parts.body, progress)?;
         body + mirror(&from, &to, &parts.edges, progress)?
     };
@@ -77,4 +108,25 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     let generation = put_back::put_back(&mut store)?;
     Ok(Finished::Back { differed, generation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::ram::RamDisk;
+
+    #[test]
+    fn an_end_that_somebody_has_written_to_is_left_alone() {
+        let image = RamDisk::from_bytes("image", vec![7; 8192]);
+        let with = |at: usize, byte: u8| {
+            let mut bytes = vec![0; 8192];
+            bytes[..512].fill(7);
+            bytes[at] = byte;
+            as_left(&image, &RamDisk::from_bytes("disk", bytes), &[Bytes::ZERO..Bytes(4096)])
+        };
+        assert!(with(600, 0).is_ok(), "zeros, and the first sector written already");
+        assert!(with(5000, 3).is_ok(), "what is no end does not count");
+        let error = with(600, 3).unwrap_err();
+        assert!(error.to_string().contains("something else was put on it"), "{error}");
+    }
 }

@@ -35,6 +35,12 @@ pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
         }
         _ => return Ok(store.contents.current()),
     };
+    // From here on the disk is what counts: it is complete, and whoever starts it may write to it, whatever becomes
+    // of the copy.
+    if !matches!(store.contents.superblock.state, State::Returning(_)) {
+        store.prove()?;
+        store.mark(State::Returning(from))?;
+    }
     match check(store) {
         Ok(()) => {}
         Err(error) if error.kind() == Kind::Damaged => {
@@ -44,9 +50,6 @@ pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
         Err(error) => return Err(error),
     }
     store.prove()?;
-    if !matches!(store.contents.superblock.state, State::Returning(_)) {
-        store.mark(State::Returning(from))?;
-    }
     let disk = store.disk.clone();
     let mut kept = Kept::of(store)?;
     let image = store.contents.image(store.contents.newest_map());

@@ -28,6 +28,8 @@ pub struct Seen {
     pub store: Option<State>,
     /// What a missing primary leads to.
     pub policy: Policy,
+    /// Whether the DPSR disk is one that boots this machine, as far as its record says.
+    pub boots: bool,
     /// Whether there is every DPSR disk that boots this machine.
     pub all: bool,
     /// How long no disk has appeared.
@@ -85,6 +87,10 @@ pub fn decide(asked: Asked, seen: &Seen, patience: Patience) -> Choice {
             None => without_store(seen, patience),
         };
     }
+    // A pair of other disks than the system's may be absent, or late, as it likes.
+    if asked == Asked::Primary && !seen.boots {
+        return with_primary(seen, patience);
+    }
     let why = match (&seen.primary, asked) {
         (Presence::There, _) => return with_primary(seen, patience),
         // Its own loader was found on it; who repartitions a disk wants it as it is now.
@@ -93,7 +99,8 @@ pub fn decide(asked: Asked, seen: &Seen, patience: Patience) -> Choice {
     };
     let waited = seen.quiet >= patience.primary || seen.store_for >= BUSY * patience.primary;
     match seen.store {
-        None => without_store(seen, patience),
+        // From one that holds no generation nothing can start, and a primary that is late must not be given up for it.
+        None | Some(State::Filling { .. } | State::NoValid { .. }) => without_store(seen, patience),
         Some(_) if !waited => Choice::Wait,
         Some(_) => without_primary(seen.policy, format!("the primary is missing: {why}")),
     }
@@ -122,7 +129,11 @@ fn with_primary(seen: &Seen, patience: Patience) -> Choice {
 fn without_store(seen: &Seen, patience: Patience) -> Choice {
     let limit = patience.primary + LAST;
     if seen.quiet >= limit || seen.since >= NEVER * limit {
-        return Choice::Hopeless("neither the primary nor the DPSR disk is there".to_owned());
+        let why = match seen.store {
+            None => "neither the primary nor the DPSR disk is there",
+            Some(_) => "the primary is not there, and the DPSR disk holds no complete generation",
+        };
+        return Choice::Hopeless(why.to_owned());
     }
     Choice::Wait
 }
@@ -142,6 +153,7 @@ mod tests {
             primary,
             store,
             policy: Policy::Auto,
+            boots: true,
             all: store.is_some(),
             quiet: time,
             primary_for,
@@ -180,6 +192,31 @@ mod tests {
         // Disks that go on appearing do not put it off for ever.
         let busy = Seen { quiet: Duration::ZERO, ..at(30, missing(), clean) };
         assert!(matches!(decide(Asked::Auto, &busy, PATIENCE), Choice::Copy(_)));
+    }
+
+    #[test]
+    fn a_copy_that_is_none_is_no_reason_to_give_up_a_primary() {
+        let none = [State::Filling { done: 3 }, State::NoValid { done: 3, to: Generation(4) }];
+        for state in none {
+            for asked in [Asked::Primary, Asked::Auto] {
+                assert_eq!(decide(asked, &at(40, missing(), Some(state)), PATIENCE), Choice::Wait);
+                let choice = decide(asked, &at(75, missing(), Some(state)), PATIENCE);
+                assert!(matches!(choice, Choice::Hopeless(_)), "{choice:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_of_other_disks_keeps_no_system_waiting() {
+        let clean = Some(State::Clean(Generation(3)));
+        let data = |seconds, store| Seen { boots: false, ..at(seconds, missing(), store) };
+        assert_eq!(decide(Asked::Primary, &data(0, clean), PATIENCE), Choice::Primary);
+        assert_eq!(decide(Asked::Primary, &data(60, clean), PATIENCE), Choice::Primary);
+        assert_eq!(decide(Asked::Primary, &data(5, None), PATIENCE), Choice::Primary);
+        // Its record may be older than that it boots: what is newer goes first all the same.
+        let live = Some(State::Live(Generation(3)));
+        assert!(matches!(decide(Asked::Primary, &data(0, live), PATIENCE), Choice::Copy(_)));
+        assert!(matches!(decide(Asked::Auto, &data(15, clean), PATIENCE), Choice::Copy(_)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::attach::Held;
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Kind, Result};
+use crate::failback::put_back::put_back;
 use crate::open::owner;
 use crate::pair::lock::Mode;
 use crate::pair::open::{Dpsr, open_store_only};
@@ -80,11 +81,15 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: Option<Generation>, now
     // The claim on the whole disk would keep device-mapper from its partition.
     drop(store);
     drop(dpsr);
-    let mapper = Mapper::open()?;
-    let snapshot = match &older {
-        Some(older) => map::map_older(&mapper, config, older, &Upon::of(&contents, held.base)).map(Some)?,
-        None => map::map(&mapper, config, &Tables::of(&contents, held.base))?,
-    };
+    let mapped = Mapper::open().and_then(|mapper| match &older {
+        Some(older) => map::map_older(&mapper, config, older, &Upon::of(&contents, held.base)).map(Some),
+        None => map::map(&mapper, config, &Tables::of(&contents, held.base)),
+    });
+    let snapshot = mapped.inspect_err(|_| {
+        if !marked.resumed {
+            unmark(roots, config);
+        }
+    })?;
     if let Some(snapshot) = snapshot {
         // The machine runs as well without; only its history is at risk then.
         if let Err(error) = hold::start(&snapshot) {
@@ -93,6 +98,17 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: Option<Generation>, now
     }
     let time = contents.index.record(marked.from).map(|record| record.time);
     Ok(Started { marked, time, dpsr: name })
+}
+
+/// No system came to run from the copy: the mark would only set it before a primary that is newer.
+fn unmark(roots: &Roots, config: &PairConfig) {
+    let unmarked = claimed(roots, config).and_then(|dpsr| {
+        let partition = dpsr.store.range.clone();
+        put_back(&mut Store::open(Arc::new(dpsr), partition, owner())?)
+    });
+    if let Err(error) = unmarked {
+        tracing::warn!("{error}, ignoring: the copy stays marked as one that a system has run from");
+    }
 }
 
 /// Opens the DPSR disk for writing, waiting for whoever only looks at it.

@@ -15,7 +15,7 @@ use super::hide;
 use super::told::{Level, at_login, say};
 use crate::config::PairConfig;
 use crate::dm::Mapper;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failback::finish::{Finished, finish};
 use crate::failover::decide::{Asked, Choice, is_newer};
 use crate::failover::presence::{self, Presence};
@@ -71,8 +71,11 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     say(Level::Warning, &format!("the copy was to be started because {why}, and cannot: {error}"));
     let newer = presence::store(dir, &config.name).is_some_and(|store| is_newer(store.state));
     let hidden = presence::primary(config, None) == Presence::There;
-    if is_returning(dir, config) || !(newer || hidden || asked == Asked::Force) {
+    if is_returning(dir, config) {
         return;
+    }
+    if !(newer || hidden || asked == Asked::Force) {
+        return hide::no_longer(config);
     }
     let off = "dpsr.boot=off on the kernel's command line starts the primary as it is, which may be older";
     say(Level::Warning, &format!("restarting in {} s; {off}", READING.as_secs()));
@@ -92,6 +95,10 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     hide::from_now_on(config)?;
     unwrapped(config)?;
     hide::what_is_there(config);
+    if let Some(usage) = hide::still_used(config) {
+        let why = format!("the primary is in use already: {usage}");
+        return Err(Error::new(Kind::Busy, "starting the copy", why).left("nothing was written"));
+    }
     match finish(&roots, config, &Silent) {
         Ok(finished) => back(finished),
         Err(error) => {

@@ -60,10 +60,12 @@ pub fn chosen<'a>(
 ) -> (&'a PairConfig, Choice) {
     let mut watch = Watch::begin();
     let mut question: Option<Question> = None;
-    let mut hopeless = false;
+    let (mut hopeless, mut discarded) = (false, false);
     loop {
         let (config, seen, age) = watch.look(dir, pairs);
-        if line.discard && matches!(seen.store, Some(State::Aside(_))) {
+        // Once: where it fails, it would fail for ever, and nothing else would start either.
+        if line.discard && !discarded && matches!(seen.store, Some(State::Aside(_))) {
+            discarded = true;
             discard(config);
             continue;
         }
@@ -134,6 +136,7 @@ impl Watch {
         let quiet = self.quiet.after(look, disks(), Instant::now());
         let seen = Seen {
             policy: config.failover.policy(age),
+            boots: config.boot,
             primary_for: there_for(&mut self.primary, primary == Presence::There),
             store_for: there_for(&mut self.store, store.is_some()),
             primary,
@@ -189,10 +192,7 @@ fn discard(config: &PairConfig) {
     });
     match given_up {
         Ok(_) => say(Level::Warning, "what a system wrote that ran from an older generation was given up"),
-        Err(error) => {
-            say(Level::Warning, &format!("giving up what a system wrote: {error}"));
-            sleep(STORE);
-        }
+        Err(error) => say(Level::Warning, &format!("giving up what a system wrote: {error}")),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Result};
 use crate::failover;
+use crate::pair::inuse::device_uses;
 use crate::pair::open::is_primary;
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::pair::table::Table;
@@ -19,6 +20,9 @@ use crate::wrap;
 
 /// Rules that outlive the initramfs, until the next boot.
 const RULES: &str = "/run/udev/rules.d";
+
+/// The file of it.
+const NAME: &str = "59-dpsr-hide.rules";
 
 /// The rule that asks [`event`] about each disk, as in the initramfs.
 const RULE: &str = include_str!("../../dracut/55dpsr/59-dpsr-hide.rules");
@@ -34,9 +38,19 @@ pub fn from_now_on(config: &PairConfig) -> Result<()> {
         let written = fs::create_dir_all(directory).and_then(|()| fs::write(path, text));
         written.map_err(|error| Error::device("writing", path.display().to_string(), &error))
     };
-    write(&Path::new(RULES).join("59-dpsr-hide.rules"), RULE)?;
+    write(&Path::new(RULES).join(NAME), RULE)?;
     write(Path::new(failover::PAIR), &config.name)?;
     write(Path::new(failover::FLAG), &format!("the pair {} runs from its copy\n", config.name))
+}
+
+/// Hides nothing any more: no copy was started, and the primary may come yet. One that came meanwhile is seen anew.
+pub fn no_longer(config: &PairConfig) {
+    for path in [Path::new(failover::FLAG), Path::new(failover::PAIR), &Path::new(RULES).join(NAME)] {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!("removing {}: {error}, ignoring", path.display());
+        }
+    }
+    what_is_there(config);
 }
 
 /// What udev is to know of the disk, or partition, of its event; nothing for all others.
@@ -61,14 +75,29 @@ fn is_hidden(roots: &Roots, pair: &PairConfig, path: &Path) -> bool {
     is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair)
 }
 
-/// Takes back what udev has said of a primary that it saw before it was to be hidden.
-pub fn what_is_there(config: &PairConfig) {
+/// What still uses a disk that was to be hidden, if anything does: then it is too late for it to be nobody's.
+pub fn still_used(config: &PairConfig) -> Option<String> {
     let roots = Roots::default();
+    let uses = hidden(&roots, config).into_iter().flat_map(|disk| device_uses(&roots, &disk)).next();
+    uses.map(|usage| usage.to_string())
+}
+
+/// The disks that are not to be seen while the machine runs from the copy.
+fn hidden(roots: &Roots, config: &PairConfig) -> Vec<BlockNode> {
     let size = |node: &BlockNode| node.attr("size").and_then(|size| size.parse::<u64>().ok());
-    let disks = roots.all().into_iter().filter(|node| node.partition().is_none() && !node.is_ours());
-    let of_size = disks.filter(|node| size(node) == Some(config.primary.size.0 / SECTOR));
+    let mut disks = roots.all();
+    disks.retain(|node| {
+        let disk = node.partition().is_none() && !node.is_ours();
+        let of_size = size(node) == Some(config.primary.size.0 / SECTOR);
+        disk && of_size && is_hidden(roots, config, &node.path())
+    });
+    disks
+}
+
+/// Lets udev look anew at a primary that it saw before that was to be hidden, or to be seen again.
+pub fn what_is_there(config: &PairConfig) {
     let mut any = false;
-    for disk in of_size.filter(|node| is_hidden(&roots, config, &node.path())) {
+    for disk in hidden(&Roots::default(), config) {
         for node in disk.partitions().iter().chain([&disk]) {
             // One that is just going away has no links to take back.
             any |= node.trigger().is_ok();
