@@ -16,7 +16,7 @@ use crate::pair::chain::chain_under_file;
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
 use crate::progress::Progress;
-use crate::snapshot::{self, Cow, Settings, Snapshot};
+use crate::snapshot::{self, Cow, Inhibitor, Settings, Snapshot};
 use crate::sync::{Disks, Held, Report, Request, ahead, sync};
 use crate::units::Bytes;
 use crate::wrap::Wrapped;
@@ -45,7 +45,10 @@ pub fn sync_live(
     let mapper = Arc::new(crate::dm::Mapper::open()?);
     // What can refuse comes before history is given up or hours are copied.
     let settings = settings(&pair.config.live, dir, pair, wrapped)?;
+    settings.cow.check(&Roots::default())?;
     check_reserve(pair)?;
+    // Also for what is copied before the moment: a first copy takes hours.
+    let _awake = Inhibitor::hold();
     let ready = ahead(&pair.disks, request, progress)?;
     let left = if ready.filled { INCOMPLETE } else { INTACT };
     // What it says itself is left, as of something that waits still, matters more.

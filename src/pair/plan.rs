@@ -162,7 +162,8 @@ impl InitPlan {
 fn warnings(inputs: &Inputs<'_>, room: Bytes) -> Vec<String> {
     let bad = inputs.table.bad.iter().map(|bad| format!("the primary's table: {bad}"));
     let tight = room < Bytes(inputs.volumes.kept().0 / 20);
-    let tight = tight.then(|| format!("there is room for only {room} of history"));
+    let more = if inputs.reserve.is_none() { "; --reserve makes more, of room on the primary" } else { "" };
+    let tight = tight.then(|| format!("there is room for only {room} of history{more}"));
     let limit = inputs.limit.filter(|limit| *limit > room);
     let limit =
         limit.map(|limit| format!("history is limited to {limit}, and there is room for only {room}"));

@@ -55,6 +55,11 @@ impl Counters {
         Some(Self { raw, before: first.through, after: look(roots, wrapped, real)?.through })
     }
 
+    /// Sectors that had been written to a device on the raw disk.
+    pub fn through(&self, device: DevNum) -> Option<u64> {
+        self.before.get(&device).copied()
+    }
+
     /// Sectors of the raw disk that were written past everything since `earlier`, at the least.
     pub fn past(&self, earlier: &Self) -> u64 {
         let since = |(device, now): (&DevNum, &u64)| {

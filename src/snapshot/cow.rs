@@ -35,6 +35,14 @@ pub enum Cow {
 }
 
 impl Cow {
+    /// Refuses what memory has no room for, before anything else is begun.
+    pub fn check(&self, roots: &Roots) -> Result<()> {
+        match self {
+            Self::Memory(size) => check_memory(*size, available(&meminfo(roots))),
+            Self::Path(..) | Self::Device(..) => Ok(()),
+        }
+    }
+
     /// How many bytes.
     pub fn size(&self) -> Bytes {
         match self {
@@ -95,8 +103,7 @@ impl Cow {
 }
 
 fn in_memory(roots: &Roots, size: Bytes) -> Result<(Place, Kept)> {
-    let text = fs::read_to_string(roots.proc.join("meminfo")).unwrap_or_default();
-    check_memory(size, available(&text))?;
+    check_memory(size, available(&meminfo(roots)))?;
     let failed = |error: io::Error| {
         Error::device("taking memory for pre-images", "", &error)
             .next("set cow_size to less, or cow to a path")
@@ -105,6 +112,11 @@ fn in_memory(roots: &Roots, size: Bytes) -> Result<(Place, Kept)> {
     allocate(&file, size).map_err(failed)?;
     let locked = Locked::pages(&file, HEAD, size).map_err(failed)?;
     Ok((over(&file, size)?, Kept::Memory(locked)))
+}
+
+/// What the kernel tells of memory; nothing where it cannot be read.
+fn meminfo(roots: &Roots) -> String {
+    fs::read_to_string(roots.proc.join("meminfo")).unwrap_or_default()
 }
 
 /// `MemAvailable` of `/proc/meminfo`: what can be had without swapping.

@@ -13,10 +13,11 @@ use super::inhibit::Inhibitor;
 use super::stack::Stack;
 use super::usage::{CowUse, State};
 use super::window::Link;
+use super::writes::Writes;
 use crate::dm::Mapped;
 use crate::error::{Error, Kind, Result};
 use crate::pair::sysfs::{DevNum, Roots};
-use crate::units::{Bytes, MIB};
+use crate::units::{Bytes, MIB, SECTOR};
 
 /// What is known of the moment a snapshot stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,14 @@ impl Snapshot {
         Ok(both.is_none_or(|(before, now)| now.past(before) > 0))
     }
 
+    /// How much was written to what is kept of the primary since the moment.
+    fn written(&self) -> Option<Bytes> {
+        let disk = self.stack.wrapped().disk.number;
+        let before = self.before.as_ref()?.through(disk)?;
+        let now = Writes::of(&self.roots, disk)?.sectors;
+        Some(Bytes(now.saturating_sub(before) * SECTOR))
+    }
+
     /// Takes it down: the disk is plain linear again when this returns.
     pub fn release(self) -> Result<()> {
         self.stack.end()
@@ -111,8 +120,14 @@ impl Snapshot {
 
     fn full(&self) -> Error {
         let size = self.cow.size();
-        let why = format!("all of the {size} for pre-images was used before it was read");
-        let twice = Bytes(size.0.saturating_mul(2)).round_up(MIB);
+        let mut why = format!("all of the {size} for pre-images was used before it was read");
+        let written = self.written().unwrap_or_default();
+        if written > size {
+            // What is overwritten twice takes room once.
+            let missing = written - size;
+            why.push_str(&format!("; {written} were written since, so that up to {missing} were missing"));
+        }
+        let twice = Bytes(size.0.saturating_mul(2)).max(written).round_up(MIB);
         Error::new(Kind::NoRoom, "reading the snapshot", why)
             .on(&self.device.name.name)
             .left("the primary goes on")

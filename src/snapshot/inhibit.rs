@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Keeps the machine from going to sleep while a moment is held.
+//! Keeps the machine from going to sleep while a disk is copied, and above all while a moment is held.
 
 use std::process::{Child, Command, Stdio};
 
@@ -11,12 +11,7 @@ impl Inhibitor {
     /// Asks logind for it. Where there is none, nobody puts the machine to sleep behind our back either.
     pub fn hold() -> Self {
         let mut command = Command::new("systemd-inhibit");
-        command.args([
-            "--what=sleep",
-            "--who=dpsr",
-            "--why=A moment of the disk is being copied",
-            "--mode=block",
-        ]);
+        command.args(["--what=sleep", "--who=dpsr", "--why=The disk is being copied", "--mode=block"]);
         command.arg("cat").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().ok())
     }

@@ -37,12 +37,12 @@ use crate::wrap::Wrapped;
 
 pub use cow::{Cow, SPARE};
 pub use held::{Moment, Snapshot};
+pub use inhibit::Inhibitor;
 pub use usage::{CowUse, State};
 
 use bypass::Counters;
 use filesystems::{Filesystem, mounted, write_out};
 use hooks::Hooks;
-use inhibit::Inhibitor;
 use stack::Stack;
 use window::{Link, Plan};
 use writes::Writes;
