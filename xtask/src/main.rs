@@ -38,7 +38,8 @@ cargo xtask vm    [--debian 12|13] [--all] [--test NAME]... [--shell-command CMD
                                         boots a virtual machine and tests there what needs device-mapper
                                         (root): --all also what else can run there, --test only what has
                                         NAME in its name, --shell-command runs just that; --keep leaves
-                                        the console and the disks
+                                        the console and the disks; with DPSR_VM_KVM=1 in the environment
+                                        the processor is not emulated
 cargo xtask vm    --boot [--debian 12|13] [--test NAME]... [--keep] [--yes]
                                         machines with dpsr installed that boot from their own disks, by BIOS
                                         and UEFI (root); of a case that fails the console is kept

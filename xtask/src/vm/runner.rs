@@ -11,7 +11,7 @@ use super::checks::CHECKS;
 use super::image::Debian;
 use super::lane::Lane;
 use super::machine::Machine;
-use super::story::STORIES;
+use super::story::{LONG, STORIES};
 use super::suite::{Built, LIVE, LOOPDEV};
 use crate::Result;
 
@@ -87,6 +87,7 @@ pub fn run(debian: Debian, choice: &Choice, folder: &Path) -> Result<()> {
     let mut cases = steps("harness", &CHECKS, false);
     // The longest come first, so that no machine is left with one of them while the others are done.
     cases.extend(steps("story", &STORIES, true));
+    cases.extend(steps("story", &LONG, false));
     cases.extend(tests(&live, true));
     cases.extend(loopdev.iter().flat_map(|loopdev| tests(loopdev, false)));
     cases.retain(|case| choice.takes(case));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What only the host can do to a machine in the middle of its work. A story begins with the disks as good
-//! as new, and may leave them in any state; a new one is a function here and a line in [`STORIES`].
+//! as new, and may leave them in any state; a new one is a function here and a line in [`STORIES`]
+//! or, where it takes long, in [`LONG`].
 
 mod live;
 mod shown;
@@ -19,8 +20,14 @@ use crate::json::Json;
 /// All of them, in the order they run in.
 pub const STORIES: [Steps; 3] = [
     ("power_cut_in_a_sync", power_cut_in_a_sync),
-    ("power_cuts_in_live_syncs", live::power_cuts_in_live_syncs),
+    ("power_cut_in_a_live_sync", live::power_cut_in_a_live_sync),
     ("a_dpsr_disk_that_hangs", live::a_dpsr_disk_that_hangs),
+];
+
+/// Those that take too long for every run.
+pub const LONG: [Steps; 2] = [
+    ("twenty_power_cuts_in_live_syncs", live::twenty_power_cuts_in_live_syncs),
+    ("two_moments", shown::two_moments),
 ];
 
 pub use shown::two_moments;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Syncs of a primary in use, while the power goes or the DPSR disk hangs.
 
-use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,12 +12,6 @@ use crate::vm::{DPSR, PRIMARY, must};
 
 /// Where the guest mounts the filesystem of the primary.
 pub(super) const MOUNT: &str = "/run/dpsr-live/story";
-
-/// How often the power goes: at another moment in each run.
-const CUTS: u64 = 1;
-
-/// The same where everything is asked for (`DPSR_VM_LONG=1`).
-const MANY_CUTS: u64 = 20;
 
 /// How many milliseconds longer a write may take while the DPSR disk hangs than it does without a sync. A
 /// second is the promise; the rest is what emulation takes from a guest now and then on a busy machine.
@@ -53,10 +46,19 @@ fn mount(machine: &mut Machine) -> Result<()> {
     machine.guest()?.ok(&mount).map(drop)
 }
 
+/// The power goes once, at another moment in each run.
+pub fn power_cut_in_a_live_sync(machine: &mut Machine) -> Result<()> {
+    power_cuts(machine, 1)
+}
+
+/// The power goes twenty times.
+pub fn twenty_power_cuts_in_live_syncs(machine: &mut Machine) -> Result<()> {
+    power_cuts(machine, 20)
+}
+
 /// After each cut the disk is whole, its history reads as it did, the next sync is exact.
-pub fn power_cuts_in_live_syncs(machine: &mut Machine) -> Result<()> {
+fn power_cuts(machine: &mut Machine, cuts: u64) -> Result<()> {
     live_pair(machine)?;
-    let cuts = if env::var("DPSR_VM_LONG").is_ok_and(|it| it == "1") { MANY_CUTS } else { CUTS };
     let seed = u64::from(std::process::id());
     let mut noise = Noise::new(seed);
     println!("{cuts} cuts, seed {seed}");
