@@ -11,10 +11,10 @@ use crate::process;
 /// What compiling dpsr needs besides Rust; libclang reads the kernel headers of device-mapper.
 pub const BUILD: &[&str] = &["gcc", "pkg-config", "libudev-dev", "libdevmapper-dev", "libclang-dev"];
 
-/// What the tests call: losetup, blkid, wipefs; sfdisk; sgdisk; mkfs.fat; mkfs.ext4; the independent
+/// What the tests call: losetup, blkid, wipefs; sfdisk; sgdisk; mkfs.fat; mkfs.ext4; mkfs.xfs; the independent
 /// reader; the check of the shell scripts.
 pub const TEST: &[&str] =
-    &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "python3", "shellcheck"];
+    &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "xfsprogs", "python3", "shellcheck"];
 
 /// What virtual machines are built and run with: ovmf is their UEFI, mtools fills a FAT partition in a file,
 /// binutils has strip.
