@@ -11,15 +11,19 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::fat::{self, VolumeId};
+use crate::disk::ReadDisk;
 use crate::error::{Error, Kind, Result};
 use crate::open::OpenStore;
 use crate::pair::sysfs::{BlockNode, Roots};
+use crate::sys::partition;
 use crate::units::{Bytes, SECTOR};
 
 /// Where it is mounted, in a mount namespace of this process alone.
 const AT: &str = "/run/dpsr/esp";
 /// How long udev may take to show a partition again after its table or its head was written.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it is left to udev before the kernel is told to read the table.
+const UDEV: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// Whether files of the ESP are only looked at.
@@ -94,10 +98,19 @@ fn private() -> Result<()> {
     mount(none, "/", none, slave, none).map_err(|error| failed(error.into()))
 }
 
+/// Makes the kernel's nodes as the table says; it refuses while a partition is open, and then they are there.
+fn reread(store: &OpenStore) {
+    let Some(descriptor) = store.dpsr.descriptor() else { return };
+    if let Err(error) = partition::reread(&descriptor) {
+        tracing::debug!("reading the table of {} anew: {error}, ignoring", store.dpsr.probe.name());
+    }
+}
+
 /// The kernel's node of the partition that begins at `start`, by the number of the proven disk.
 fn node(store: &OpenStore, start: Bytes) -> Result<BlockNode> {
     let roots = Roots::default();
     let since = Instant::now();
+    let mut asked = since;
     loop {
         let disk = store.dpsr.probe.node(&roots);
         let begins = |node: &BlockNode| {
@@ -107,7 +120,14 @@ fn node(store: &OpenStore, start: Bytes) -> Result<BlockNode> {
         let found = disk.and_then(|disk| disk.partitions().into_iter().find(begins));
         match found.filter(|node| fs::metadata(node.path()).is_ok()) {
             Some(node) => return Ok(node),
-            None if since.elapsed() < PATIENCE => sleep(GLANCE),
+            None if since.elapsed() < PATIENCE => {
+                // udev reads no table anew while the disk is locked, as it is now.
+                if asked.elapsed() > UDEV {
+                    asked = Instant::now();
+                    reread(store);
+                }
+                sleep(GLANCE);
+            }
             None => {
                 let why = "the kernel knows no such partition";
                 return Err(Error::new(Kind::Refused, "mounting the ESP of", why)

@@ -18,7 +18,7 @@ use crate::dpsr::text;
 use crate::process::{self, output};
 
 /// How long firmware may be silent after a reset.
-const FIRMWARE: Duration = Duration::from_secs(90);
+const FIRMWARE: Duration = Duration::from_secs(60);
 
 /// From the start of QEMU to the agent's word. It takes 15 s where nothing else runs.
 const BOOT: Duration = Duration::from_secs(600);
@@ -65,6 +65,17 @@ pub enum Start {
     Bios,
     /// UEFI, with its variables in the machine's folder, where they stay.
     Uefi,
+}
+
+impl Start {
+    /// How many processors the machine has. What takes a moment of a disk in use is tested with several; with those
+    /// UEFI in emulation now and then does not come back from a reset.
+    fn processors(&self) -> &'static str {
+        match self {
+            Self::Kernel { .. } => "2",
+            Self::Bios | Self::Uefi => "1",
+        }
+    }
 }
 
 /// A machine, on or off. What it writes stays in the files of its disks.
@@ -236,7 +247,7 @@ impl Machine {
         let (name, value) = process::mark();
         command.env(name, value);
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
-        command.args(["-display", "none", "-m", "1024", "-smp", "2"]).args(accelerator());
+        command.args(["-display", "none", "-m", "1024", "-smp", self.start.processors()]).args(accelerator());
         match &self.start {
             Start::Kernel { kernel, initramfs, line } => {
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", line]);
