@@ -68,8 +68,8 @@ pub enum Start {
 }
 
 impl Start {
-    /// How many processors the machine has. What takes a moment of a disk in use is tested with several; with those
-    /// UEFI in emulation now and then does not come back from a reset.
+    /// How many processors the machine has. What takes a moment of a disk in use is tested with several; what begins
+    /// before any system runs mostly keeps one busy, and two such machines run side by side.
     fn processors(&self) -> &'static str {
         match self {
             Self::Kernel { .. } => "2",
@@ -120,24 +120,34 @@ impl Machine {
         Ok(start.elapsed())
     }
 
-    /// Lets it start anew. UEFI in emulation sometimes hangs before its first word, which no guest can help: it is
-    /// reset then, and that is told.
+    /// Lets it start anew. UEFI in emulation sometimes hangs before its first word, after another reset too, which no
+    /// guest can help: the machine is switched off and on then, and that is told.
     pub fn restart(&mut self, patience: Duration) -> Result<()> {
         let console = self.console();
         let said = || fs::read(&console).unwrap_or_default();
         let mut seen = (said().len(), Instant::now());
-        let Running { guest, qmp, .. } = self.running.as_mut().ok_or_else(off)?;
-        guest.restart(patience, || {
+        let mut hangs = false;
+        let Running { guest, .. } = self.running.as_mut().ok_or_else(off)?;
+        let restarted = guest.restart(patience, || {
             let now = said();
             if now.len() != seen.0 {
                 seen = (now.len(), Instant::now());
-            } else if seen.1.elapsed() > FIRMWARE && is_reset(&now) {
-                println!("    the firmware has said nothing for {FIRMWARE:?} after a reset, and is reset");
-                qmp.execute("system_reset", "{}")?;
-                seen.1 = Instant::now();
             }
-            Ok(())
-        })
+            hangs = seen.1.elapsed() > FIRMWARE && is_reset(&now);
+            if hangs {
+                Err(format!("the firmware has said nothing for {FIRMWARE:?} after a reset"))
+            } else {
+                Ok(())
+            }
+        });
+        match restarted {
+            Err(why) if hangs => {
+                println!("    {why}: the machine is switched off and on");
+                self.power_cut();
+                self.boot().map(drop)
+            }
+            other => other,
+        }
     }
 
     /// Whether it is on.
