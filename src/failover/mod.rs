@@ -34,8 +34,9 @@ use map::Tables;
 use mark::Marked;
 use older::{Older, Upon};
 
-/// udev and the kernel look at a disk that has just appeared; they are waited for.
-const BUSY: Duration = Duration::from_secs(5);
+/// udev and the kernel look at a disk that has just appeared, on a slow machine for many seconds; they are waited for:
+/// the copy may be all there is to start.
+const BUSY: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// What became of the copy.
