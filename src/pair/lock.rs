@@ -15,8 +15,9 @@ use super::sysfs::{DevNum, Roots};
 use crate::disk::ReadDisk;
 use crate::error::{Error, Kind, Result};
 
-/// udev locks a block device for a moment while it probes it; nobody else's lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// udev locks a block device while it probes it: for a moment, or for many seconds where the machine has just
+/// started or the disk is busy. Nobody else's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the kernel may take to finish the transfers of a killed process.
 const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_secs(20);
 
@@ -108,6 +109,8 @@ pub(super) fn told(roots: &Roots, pid: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::disk::file::{Access, FileDisk};
 
@@ -125,6 +128,23 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
         drop(held);
         assert!(lock(&roots, &second, Mode::Exclusive).is_ok());
+    }
+
+    #[test]
+    fn udev_is_waited_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let disk = FileDisk::open(file.path(), Access::Read).unwrap();
+        let probes = format!("exec -a '(udev-worker)' flock -s {} sleep 2", file.path().display());
+        let mut worker = Command::new("bash").args(["-c", &probes]).spawn().unwrap();
+        let roots = Roots::default();
+        while holder(&roots, file.as_file(), "READ").is_none_or(|holder| !holder.contains("udev")) {
+            sleep(Duration::from_millis(5));
+        }
+        let since = Instant::now();
+        assert!(lock(&roots, &disk, Mode::Exclusive).is_ok());
+        assert!(since.elapsed() > Duration::from_secs(1), "nobody had to be waited for");
+        worker.wait().unwrap();
     }
 
     #[test]
