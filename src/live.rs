@@ -2,6 +2,10 @@
 //! A sync of a primary in use: what needs no moment comes first, then one snapshot of the whole disk is held
 //! for a pass over it, and let go before success is said.
 
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,12 +17,13 @@ use crate::format::index::Volume;
 use crate::format::moment::Moment;
 use crate::open::{OpenPair, recorded, volumes_of};
 use crate::pair::chain::chain_under_file;
-use crate::pair::sysfs::Roots;
+use crate::pair::sysfs::{DevNum, Roots};
 use crate::pair::table::Table;
 use crate::progress::Progress;
 use crate::snapshot::{self, Cow, Inhibitor, Settings, Snapshot};
 use crate::sync::{Disks, Held, Report, Request, ahead, sync};
-use crate::units::Bytes;
+use crate::sys::loops::Loop;
+use crate::units::{Bytes, SECTOR};
 use crate::wrap::Wrapped;
 
 /// Where the programs of the administrator are, in the directory of the records.
@@ -44,13 +49,14 @@ pub fn sync_live(
     }
     let mapper = Arc::new(crate::dm::Mapper::open()?);
     // What can refuse comes before history is given up or hours are copied.
-    let settings = settings(&pair.config.live, dir, pair, wrapped)?;
-    settings.cow.check(&Roots::default())?;
+    let place = place(&pair.config.live, pair, wrapped)?;
     check_reserve(pair)?;
     // Also for what is copied before the moment: a first copy takes hours.
     let _awake = Inhibitor::hold();
     let ready = ahead(&pair.disks, request, progress)?;
     let left = if ready.filled { INCOMPLETE } else { INTACT };
+    let (cow, _loop) = cow(place, pair, &ready.pre_images).map_err(|error| error.left(left))?;
+    let settings = settings(&pair.config.live, dir, cow);
     // What it says itself is left, as of something that waits still, matters more.
     let snapshot =
         snapshot::take(&mapper, &Roots::default(), wrapped, &settings).map_err(|error| error.left(left))?;
@@ -111,15 +117,44 @@ impl Held for Snapshot {
     }
 }
 
-fn settings(live: &LiveConfig, dir: &Path, pair: &OpenPair, wrapped: &Wrapped) -> Result<Settings> {
+/// Where pre-images go, as far as that is known before room for them was made; `None` is the DPSR disk.
+fn place(live: &LiveConfig, pair: &OpenPair, wrapped: &Wrapped) -> Result<Option<Cow>> {
     let size = live.cow_size(memory()?);
     let cow = match &live.cow {
         CowPlace::Memory => Cow::Memory(size),
         CowPlace::Path(path) => Cow::Path(apart(path, pair, wrapped)?, size),
+        CowPlace::Dpsr => return Ok(None),
     };
+    cow.check(&Roots::default())?;
+    Ok(Some(cow))
+}
+
+/// How many bytes of the DPSR disk a pair keeps for pre-images.
+pub fn on_dpsr(live: &LiveConfig) -> Result<Bytes> {
+    if live.cow == CowPlace::Dpsr { Ok(live.cow_size(memory()?)) } else { Ok(Bytes::ZERO) }
+}
+
+/// Where pre-images go. The DPSR disk is claimed by this process, and so the kernel gets at the room on it through
+/// a loop device; that goes away with what is built on it, once it is dropped here.
+fn cow(place: Option<Cow>, pair: &OpenPair, parts: &[Range<Bytes>]) -> Result<(Cow, Option<Loop>)> {
+    if let Some(cow) = place {
+        return Ok((cow, None));
+    }
+    let dpsr = &pair.disks.dpsr;
+    let failed = |error: io::Error| Error::device("putting a loop device over", dpsr.name(), &error);
+    dpsr.prove().map_err(failed)?;
+    let descriptor = dpsr.descriptor().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
+    let same = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let over = File::options().read(true).write(true).open(same).map_err(failed)?;
+    let device = Loop::direct(&over, dpsr.alignment().max(Bytes(SECTOR))).map_err(failed)?;
+    let number = device.number().map_err(failed)?;
+    Ok((Cow::Device(DevNum::of(number), parts.to_vec()), Some(device)))
+}
+
+fn settings(live: &LiveConfig, dir: &Path, cow: Cow) -> Settings {
     let hooks = Some(PathBuf::from(dir).join(HOOKS)).filter(|hooks| hooks.is_dir());
     let (quiet_for, quiet_limit) = (Duration::from_secs(live.quiet), Duration::from_secs(live.quiet_limit));
-    Ok(Settings { quiet_for, quiet_limit, hooks, ..Settings::new(cow) })
+    Settings { quiet_for, quiet_limit, hooks, ..Settings::new(cow) }
 }
 
 /// The real path of a file for pre-images, if it lies apart from both disks. On the primary, its writes would

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::index;
 use crate::format::superblock::Owner;
 use crate::keep::Rules;
+use crate::live::on_dpsr;
 use crate::pair::lock::Mode;
 use crate::pair::open::{
     Dpsr, Primary, PrimaryUse, discover, open_primary, open_store_only, open_unrecorded,
@@ -183,6 +184,7 @@ fn opened_pair(
         owner: owner(),
         history: config.history,
         keep: config.keep,
+        pre_images: on_dpsr(&config.live)?,
     };
     Ok(OpenPair { config, disks, primary_probe, volumes, repartitioned })
 }

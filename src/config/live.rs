@@ -21,6 +21,8 @@ pub enum CowPlace {
     Memory,
     /// A file on a third disk.
     Path(PathBuf),
+    /// The DPSR disk itself. If it hangs, writes to the primary hang with it.
+    Dpsr,
 }
 
 /// What the administrator decided about live syncs.
@@ -77,6 +79,7 @@ mod tests {
         assert_eq!(read("cow = 'memory'\nquiet = 1").unwrap().quiet, 1);
         let path = read("cow = { path = '/var/cow' }\ncow_size = 1073741824").unwrap();
         assert_eq!((path.cow, path.cow_size), (CowPlace::Path("/var/cow".into()), Some(Bytes(GIB))));
+        assert_eq!(read("cow = 'dpsr'").unwrap().cow, CowPlace::Dpsr);
         assert!(read("cows = 'memory'").is_err());
     }
 }

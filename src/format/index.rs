@@ -150,6 +150,9 @@ pub const FAILBACK: u16 = 7;
 /// Kind of the object that says to which disk the machine went back last.
 pub const HOME: u16 = 8;
 
+/// Kind of the object that keeps room for what is overwritten on the primary while its snapshot is read.
+pub const PRE_IMAGES: u16 = 9;
+
 /// An object this version does not interpret: its extents are taken, that is all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {

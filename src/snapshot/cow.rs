@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,9 @@ pub enum Cow {
     Memory(Bytes),
     /// Into a file that does not lie on the primary. It is made if it is not there, and empty afterwards.
     Path(PathBuf, Bytes),
-    /// To the start of a block device that does not lie on the primary. **If it hangs, writes to the primary
-    /// hang with it**, and nothing can free them.
-    Device(DevNum, Bytes),
+    /// Into stretches, of whole sectors, of a block device that does not lie on the primary. **If it hangs, writes
+    /// to the primary hang with it**, and nothing can free them.
+    Device(DevNum, Vec<Range<Bytes>>),
 }
 
 impl Cow {
@@ -46,7 +47,10 @@ impl Cow {
     /// How many bytes.
     pub fn size(&self) -> Bytes {
         match self {
-            Self::Memory(size) | Self::Path(_, size) | Self::Device(_, size) => *size,
+            Self::Memory(size) | Self::Path(_, size) => *size,
+            Self::Device(_, parts) => {
+                parts.iter().fold(Bytes::ZERO, |size, part| size + (part.end - part.start))
+            }
         }
     }
 }
@@ -63,9 +67,7 @@ pub struct Place {
     /// The device.
     pub device: DevNum,
     /// Where on it.
-    pub start: Bytes,
-    /// How much.
-    pub size: Bytes,
+    pub parts: Vec<Range<Bytes>>,
     /// Keeps a loop device until something is built on it.
     #[expect(dead_code, reason = "held for its drop")]
     device_file: Option<File>,
@@ -97,7 +99,7 @@ impl Cow {
         match self {
             Self::Memory(size) => in_memory(roots, *size),
             Self::Path(path, size) => in_file(roots, wrapped, path, *size),
-            Self::Device(device, size) => on_device(roots, wrapped, *device, *size),
+            Self::Device(device, parts) => on_device(roots, wrapped, *device, parts),
         }
     }
 }
@@ -171,10 +173,15 @@ fn over(file: &File, size: Bytes) -> Result<Place> {
     let failed = |error: io::Error| Error::device("putting a loop device over the", "pre-images", &error);
     let device = Loop::over(file, true).map_err(failed)?.into_file();
     let number = DevNum::of(device.metadata().map_err(failed)?.rdev());
-    Ok(Place { device: number, start: HEAD, size, device_file: Some(device) })
+    Ok(Place { device: number, parts: vec![HEAD..HEAD + size], device_file: Some(device) })
 }
 
-fn on_device(roots: &Roots, wrapped: &Wrapped, device: DevNum, size: Bytes) -> Result<(Place, Kept)> {
+fn on_device(
+    roots: &Roots,
+    wrapped: &Wrapped,
+    device: DevNum,
+    parts: &[Range<Bytes>],
+) -> Result<(Place, Kept)> {
     let refused = |why: String| {
         Error::new(Kind::Refused, "preparing the device for pre-images", why)
             .on(device.to_string())
@@ -186,10 +193,10 @@ fn on_device(roots: &Roots, wrapped: &Wrapped, device: DevNum, size: Bytes) -> R
         return Err(refused("it lies on the primary itself".into()));
     }
     let there = node.open().and_then(|file| ioctl::size(&file).ok()).unwrap_or_default();
-    if there < size {
-        return Err(refused(format!("it has {there}, and {size} are asked for")));
+    if let Some(part) = parts.iter().find(|part| part.end > there) {
+        return Err(refused(format!("it ends at {there}, and is asked for what reaches to {}", part.end)));
     }
-    Ok((Place { device, start: Bytes::ZERO, size, device_file: None }, Kept::Nothing))
+    Ok((Place { device, parts: parts.to_vec(), device_file: None }, Kept::Nothing))
 }
 
 #[cfg(test)]

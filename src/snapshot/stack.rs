@@ -52,7 +52,10 @@ impl Stack {
         let name = |what| wrapped.id.private(what);
         let linear = Table::of(wrapped.size, Target::Linear(wrapped.raw, Bytes::ZERO));
         let real = mapper.make(name(REAL), &linear, Access::ReadWrite)?.keep();
-        let linear = Table::of(cow.size, Target::Linear(cow.device, cow.start));
+        let mut linear = Table::default();
+        for part in &cow.parts {
+            linear.push(part.end - part.start, Target::Linear(cow.device, part.start));
+        }
         let cow = mapper.make(name(COW), &linear, Access::ReadWrite)?.keep();
         let (origin, cow) = (real.number, cow.number);
         let target = Target::Snapshot { origin, cow, persistent: false, chunk };

@@ -8,7 +8,7 @@ use crate::disk::whole::read_exact_at;
 use crate::error::{Error, Kind, Result};
 use crate::format::Parsed;
 use crate::format::geometry::Geometry;
-use crate::format::index::{Index, LIVE_STORE, Map, Object, Record, Undo};
+use crate::format::index::{Index, LIVE_STORE, Map, Object, PRE_IMAGES, Record, Run, Undo};
 use crate::format::superblock::{self, IndexRoot, State, Superblock};
 use crate::store::placement::Placement;
 use crate::sys::buffer::Buffer;
@@ -202,6 +202,12 @@ impl Contents {
     /// Where what a machine that runs from the image overwrites is kept.
     pub fn live_store(&self) -> Option<&Object> {
         self.index.objects.iter().find(|object| object.kind == LIVE_STORE)
+    }
+
+    /// Room that is kept for pre-images of the primary.
+    pub fn pre_images(&self) -> Option<&[Run]> {
+        let object = self.index.objects.iter().find(|object| object.kind == PRE_IMAGES)?;
+        Some(&object.runs)
     }
 
     /// The older generation from which a machine runs, or ran; its writes are in the live store.

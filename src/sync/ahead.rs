@@ -4,6 +4,7 @@
 //! as it changes. What that leaves is no moment of anything; only the pass over the snapshot makes it one, and
 //! it reads everything once more, and writes no more than what changed since.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::{Disks, Report, Request, Session, open};
@@ -15,7 +16,7 @@ use crate::store::recover;
 use crate::units::{Bytes, Generation};
 
 /// What was done ahead.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     /// The generation an interrupted sync was rolled back to.
     pub rolled_back: Option<Generation>,
@@ -27,11 +28,13 @@ pub struct Ready {
     pub filled: bool,
     /// How long that took.
     pub taken: Duration,
+    /// Where on the DPSR disk pre-images may go.
+    pub pre_images: Vec<Range<Bytes>>,
 }
 
 impl Ready {
     /// A report of the whole sync, from that of its part on the snapshot.
-    pub fn with(self, report: Report) -> Report {
+    pub fn with(&self, report: Report) -> Report {
         Report {
             rolled_back: self.rolled_back.or(report.rolled_back),
             bytes_read: report.bytes_read + self.read,
@@ -59,6 +62,11 @@ pub fn ahead(disks: &Disks, request: &Request, progress: &dyn Progress) -> Resul
 
 impl Session<'_> {
     fn fill_ahead(&mut self) -> Result<Ready> {
+        let ready = self.filled_ahead()?;
+        Ok(Ready { pre_images: self.pre_images()?, ..ready })
+    }
+
+    fn filled_ahead(&mut self) -> Result<Ready> {
         let done = match self.store.contents.superblock.state {
             State::Filling { done } | State::NoValid { done, .. } => done,
             State::Clean(from) | State::Updating { from, .. } if self.request.no_undo => {
@@ -70,6 +78,6 @@ impl Session<'_> {
         let (generation, started) = (self.coming(), Instant::now());
         let filled = self.copy(done, generation)?;
         let (read, written, taken) = (filled.read, filled.written, started.elapsed());
-        Ok(Ready { rolled_back: None, read, written, filled: true, taken })
+        Ok(Ready { read, written, filled: true, taken, ..Ready::default() })
     }
 }

@@ -7,6 +7,7 @@
 mod ahead;
 mod first;
 mod next;
+mod pre_images;
 pub mod report;
 
 use std::ops::Range;
@@ -64,6 +65,8 @@ pub struct Disks {
     pub history: Option<Bytes>,
     /// Which generations stay once the new one is there; all, if no rule is given.
     pub keep: Rules,
+    /// How much of the DPSR disk is kept for the primary's pre-images while its snapshot is read.
+    pub pre_images: Bytes,
 }
 
 /// What is asked for.

@@ -10,11 +10,14 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::{ioctl_none_bad, ioctl_write_ptr_bad};
 
+use crate::units::{Bytes, SECTOR};
+
 /// Another process may take the free device first; it is not unlucky for ever.
 const TRIES: u32 = 64;
 
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
+const DIRECT_IO: u32 = 16;
 
 /// `struct loop_config`, with its `struct loop_info64` as one array of words.
 #[repr(C)]
@@ -47,6 +50,17 @@ pub struct Loop {
 impl Loop {
     /// A loop device over all of `backing`, in blocks of 512 bytes.
     pub fn over(backing: &impl AsFd, writable: bool) -> io::Result<Self> {
+        Self::configured(backing, SECTOR, if writable { 0 } else { READ_ONLY })
+    }
+
+    /// A loop device over all of `backing`, past the page cache, in its own blocks.
+    pub fn direct(backing: &impl AsFd, block: Bytes) -> io::Result<Self> {
+        Self::configured(backing, block.0, DIRECT_IO)
+    }
+
+    fn configured(backing: &impl AsFd, block: u64, flags: u32) -> io::Result<Self> {
+        let block = u32::try_from(block).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let writable = flags & READ_ONLY == 0;
         let control = File::options().read(true).write(true).open("/dev/loop-control")?;
         let mut tries = 0;
         loop {
@@ -54,7 +68,7 @@ impl Loop {
             let free = unsafe { number::get_free(control.as_raw_fd()) }?;
             let path = PathBuf::from(format!("/dev/loop{free}"));
             let device = File::options().read(true).write(writable).open(&path)?;
-            match configure(&device, backing, writable) {
+            match configure(&device, backing, block, flags) {
                 Ok(()) => return Ok(Self { device, path }),
                 Err(Errno::EBUSY) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error.into()),
@@ -78,15 +92,15 @@ impl Loop {
     }
 }
 
-fn configure(device: &File, backing: &impl AsFd, writable: bool) -> nix::Result<()> {
+fn configure(device: &File, backing: &impl AsFd, block_size: u32, flags: u32) -> nix::Result<()> {
     let config = Config {
         // A descriptor is never negative.
         fd: backing.as_fd().as_raw_fd().cast_unsigned(),
-        block_size: 512,
+        block_size,
         device: [0; 5],
         number: 0,
         encrypt: [0; 2],
-        flags: AUTOCLEAR | if writable { 0 } else { READ_ONLY },
+        flags: AUTOCLEAR | flags,
         names: [0; 16],
         rest: [0; 6],
         reserved: [0; 8],

@@ -18,6 +18,7 @@ mod live;
 mod model;
 mod oracle;
 mod powercut;
+mod pre_images;
 mod repartition;
 mod scrub;
 mod world;

@@ -89,6 +89,7 @@ impl World {
             owner: Owner::default(),
             history: None,
             keep: Rules::default(),
+            pre_images: Bytes::ZERO,
         };
         Self { primary, volumes, disks, expected: BTreeMap::new(), time: 1000 }
     }

@@ -151,7 +151,10 @@ fn settings(told: &str) -> Settings {
     let number = |word: &str| word.parse::<u64>().unwrap();
     let cow = match words[2..] {
         ["memory", size] => Cow::Memory(Bytes(number(size))),
-        ["device", device, size] => Cow::Device(DevNum::parse(device).unwrap(), Bytes(number(size))),
+        ["device", device, size] => {
+            let all = Bytes::ZERO..Bytes(number(size));
+            Cow::Device(DevNum::parse(device).unwrap(), vec![all])
+        }
         ["path", path, size] => Cow::Path(path.into(), Bytes(number(size))),
         _ => panic!("{told}"),
     };
