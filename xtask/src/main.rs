@@ -15,6 +15,7 @@ mod json;
 mod packages;
 mod process;
 mod scratch;
+mod sources;
 mod test;
 mod vm;
 

@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Instant;
 
-use super::sources;
 use crate::data::{GIB, MIB, make_sparse};
 use crate::dpsr::text;
 use crate::process::{self, output};
+use crate::sources;
 use crate::{Result, cargo};
 
 /// Copied next to the image while it is built; part of the recipe.

@@ -23,7 +23,6 @@ mod loader;
 mod machine;
 mod qmp;
 mod runner;
-mod sources;
 mod story;
 mod suite;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where packages for an image come from: from wherever this machine takes its own.
+//! Where packages come from that this machine's own list does not have: from wherever it takes its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,33 @@ use std::path::{Path, PathBuf};
 /// The lines of a sources.list(5) for the release `codename`: those of this machine that name its own
 /// release, with the other release in its place. None where this machine runs something else than Debian.
 pub fn lines(codename: &str) -> Vec<String> {
+    let Some(own) = own() else { return Vec::new() };
+    entries().into_iter().filter_map(|entry| entry.of_release(&own, codename)).collect()
+}
+
+/// The name of this machine's backports, and the lines for them. None where it runs something else than Debian.
+pub fn backports() -> Option<(String, Vec<String>)> {
+    let own = own()?;
+    let suite = format!("{own}-backports");
+    let lines = entries().into_iter().filter(|entry| entry.suite == own);
+    Some((suite.clone(), lines.map(|entry| entry.line(&suite)).collect()))
+}
+
+/// The codename of the Debian that this machine runs.
+fn own() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let own = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let debian = release.lines().any(|line| line == "ID=debian");
-    let Some(own) = own.filter(|_| debian) else { return Vec::new() };
-    let own = own.trim_matches('"');
+    own.filter(|_| debian).map(|own| own.trim_matches('"').to_owned())
+}
+
+/// All sources of this machine.
+fn entries() -> Vec<Entry> {
     let entries = files().into_iter().flat_map(|file| {
         let text = fs::read_to_string(&file).unwrap_or_default();
         if file.extension().is_some_and(|end| end == "sources") { stanzas(&text) } else { one_line(&text) }
     });
-    entries.filter_map(|entry| entry.of_release(own, codename)).collect()
+    entries.collect()
 }
 
 fn files() -> Vec<PathBuf> {
@@ -39,13 +56,17 @@ struct Entry {
 }
 
 impl Entry {
-    fn of_release(self, own: &str, wanted: &str) -> Option<String> {
+    fn of_release(&self, own: &str, wanted: &str) -> Option<String> {
         let rest = self.suite.strip_prefix(own)?;
         if !["", "-updates", "-security"].contains(&rest) {
             return None;
         }
-        let key = self.key.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
-        Some(format!("deb {key}{} {wanted}{rest} {}", self.uri, self.components))
+        Some(self.line(&format!("{wanted}{rest}")))
+    }
+
+    fn line(&self, suite: &str) -> String {
+        let key = self.key.as_ref().map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
+        format!("deb {key}{} {suite} {}", self.uri, self.components)
     }
 }
 
