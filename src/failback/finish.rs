@@ -28,6 +28,9 @@ use crate::wrap::DiskId;
 
 const DOING: &str = "going back to a disk";
 
+/// The last step, in words.
+const COPY_AGAIN: &str = "making the copy a generation again";
+
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finished {
@@ -71,6 +74,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     let held = Held::of(roots, &dpsr)?;
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     if matches!(store.contents.superblock.state, State::Returning(_)) {
+        progress.begin(COPY_AGAIN, Bytes::ZERO);
         let generation = put_back::put_back(&mut store)?;
         return Ok(Finished::Back { differed: Bytes::ZERO, generation });
     }
@@ -93,7 +97,8 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         let from: Arc<dyn ReadDisk> = Arc::new(FileDisk::open(image.node(), Access::Read)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
         let parts = Parts::of(&contents);
-        progress.begin("copying what has changed", parts.size());
+        let what = format!("copying what has changed to {}", to.name());
+        progress.begin(&what, parts.size());
         as_left(from.as_ref(), to.as_ref(), &parts.edges)?;
         let asleep = swap::wake(to.as_ref(), &contents.index, contents.running_map())?;
         if asleep > 0 {
@@ -106,6 +111,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     };
     let dpsr = Arc::new(claimed(roots, config)?);
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
+    progress.begin(COPY_AGAIN, Bytes::ZERO);
     let generation = put_back::put_back(&mut store)?;
     Ok(Finished::Back { differed, generation })
 }

@@ -12,7 +12,9 @@ use nix::sys::reboot::{RebootMode, reboot};
 use super::choose;
 use super::cmdline::{Boot, CmdLine};
 use super::hide;
+use super::steps::Steps;
 use super::told::{Level, at_login, say};
+use super::upon;
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,6 @@ use crate::failover::{self, Started};
 use crate::format::superblock::State;
 use crate::open::now;
 use crate::pair::sysfs::Roots;
-use crate::progress::Silent;
 use crate::status::span;
 use crate::time::utc;
 use crate::units::list;
@@ -89,17 +90,20 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     if is_returning(dir, config) {
         // Everything newer is on that disk, so the copy is not started, whatever comes of this; a disk that is
         // there starts.
-        return finish(&roots, config, &Silent).map(back);
+        return finish(&roots, config, &Steps::default()).map(back);
     }
     // From now on a primary that turns up, or was there, is nobody's.
     hide::from_now_on(config)?;
+    if let Err(error) = upon::let_go(config) {
+        say(Level::Warning, &format!("{error}, ignoring: it stands on the primary"));
+    }
     unwrapped(config)?;
     hide::what_is_there(config);
     if let Some(usage) = hide::still_used(config) {
         let why = format!("the primary is in use already: {usage}");
         return Err(Error::new(Kind::Busy, "starting the copy", why).left("nothing was written"));
     }
-    match finish(&roots, config, &Silent) {
+    match finish(&roots, config, &Steps::default()) {
         Ok(finished) => back(finished),
         Err(error) => {
             say(Level::Warning, &format!("the way back to a disk is not ended: {error}"));

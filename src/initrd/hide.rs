@@ -83,7 +83,7 @@ pub fn still_used(config: &PairConfig) -> Option<String> {
 }
 
 /// The disks that are not to be seen while the machine runs from the copy.
-fn hidden(roots: &Roots, config: &PairConfig) -> Vec<BlockNode> {
+pub(super) fn hidden(roots: &Roots, config: &PairConfig) -> Vec<BlockNode> {
     let size = |node: &BlockNode| node.attr("size").and_then(|size| size.parse::<u64>().ok());
     let mut disks = roots.all();
     disks.retain(|node| {

@@ -13,7 +13,9 @@ mod choose;
 pub mod cmdline;
 mod hide;
 mod quiet;
+mod steps;
 pub mod told;
+mod upon;
 mod wrap;
 
 use std::env;
