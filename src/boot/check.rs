@@ -113,6 +113,20 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
     found
 }
 
+/// Whether GRUB can count starts, where the record says that it is to: it writes to filesystems that lie on a
+/// partition, and keep a file where it is. `kind` is that of the filesystem with its environment.
+pub fn counting(kind: &str, on_partition: bool) -> Vec<Finding> {
+    let in_place = ["ext2", "ext3", "ext4", "xfs", "vfat"].contains(&kind);
+    if in_place && on_partition {
+        return Vec::new();
+    }
+    let where_to = if in_place { "does not lie on a partition".to_owned() } else { format!("is {kind}") };
+    vec![Finding::known(
+        format!("starts that fail are not counted (tries): GRUB cannot write to /boot, which {where_to}"),
+        "a filesystem of its own for /boot, ext4 on a partition; or take tries out of the record",
+    )]
+}
+
 /// What the root stands on: the type of its filesystem, and the disks below it besides the primary.
 pub fn stack(kind: &str, others: &[String]) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -158,6 +172,14 @@ mod tests {
         let others = ["sdc".to_owned()];
         let all = [command_line(line), fstab(fstab_text, copied), crypttab(crypt), stack("zfs", &others)];
         insta::assert_snapshot!(told(all.concat()));
+    }
+
+    #[test]
+    fn where_grub_can_write_starts_are_counted() {
+        assert_eq!(counting("ext4", true), []);
+        let told = told([counting("btrfs", true), counting("ext4", false)].concat());
+        assert!(told.starts_with("known starts that fail are not counted"), "{told}");
+        assert!(told.contains("is btrfs") && told.contains("does not lie on a partition"), "{told}");
     }
 
     #[test]

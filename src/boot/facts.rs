@@ -12,6 +12,16 @@ pub fn root_kind(roots: &Roots) -> String {
     mounts(roots).into_iter().rfind(|mount| mount.at == "/").map_or_else(String::new, |mount| mount.kind)
 }
 
+/// The type of the filesystem with the kernels, and whether it lies on a partition, with nothing between but dpsr.
+pub fn boot_place(roots: &Roots) -> (String, bool) {
+    let all = mounts(roots);
+    let at = |point: &str| all.iter().rfind(|mount| mount.at == point).cloned();
+    let Some(place) = at("/boot").or_else(|| at("/")) else { return (String::new(), false) };
+    let below = crate::pair::chain::chain_of_node(roots, place.node);
+    let between = below.iter().any(|node| !node.slaves().is_empty() && !node.is_ours());
+    (place.kind, !between)
+}
+
 /// The disks under the root besides the primary; none where the root is not on the primary at all, as on a
 /// machine whose data disk is the pair's primary.
 pub fn other_disks(roots: &Roots, primary: &Probe) -> Vec<String> {

@@ -41,7 +41,10 @@ pub fn menu(menu: &Menu<'_>) -> String {
              terminal_output console serial\nfi\n"
         ));
     }
-    text.push_str("set default=0\nset timeout=3\n");
+    // The primary's own menu says so before it leads here: its system is broken, though its disk is there.
+    text.push_str(
+        "set default=0\nif [ \"${dpsr_broken}\" = \"1\" ]; then set default=1; fi\nset timeout=3\n",
+    );
     text.push_str(&menu.entry("Last generation (dpsr)", "dpsr.boot=auto"));
     text.push_str(&menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"));
     if !menu.older.is_empty() {

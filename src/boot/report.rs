@@ -101,5 +101,9 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     }));
     found.extend(check::crypttab(&read("etc/crypttab")));
     found.extend(check::stack(&facts::root_kind(&roots), &facts::other_disks(&roots, &primary)));
+    if config.failover.tries.is_some() {
+        let (kind, on_partition) = facts::boot_place(&roots);
+        found.extend(check::counting(&kind, on_partition));
+    }
     Ok(found)
 }

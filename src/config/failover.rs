@@ -36,6 +36,33 @@ pub struct FailoverConfig {
     /// A copy that is older than so many seconds is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
+    /// After so many starts of the primary in which its system did not come up, its own loader leads to the DPSR
+    /// disk by itself: 1 to 9. Read by the hook of GRUB's menu.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries: Option<Tries>,
+}
+
+/// A number of starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Tries(u8);
+
+impl TryFrom<u8> for Tries {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        if (1..=9).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("tries must be 1 to 9, not {number}"))
+        }
+    }
+}
+
+impl From<Tries> for u8 {
+    fn from(tries: Tries) -> Self {
+        tries.0
+    }
 }
 
 impl FailoverConfig {
@@ -69,6 +96,15 @@ mod tests {
         let off = FailoverConfig { policy: Policy::Off, ..config };
         assert_eq!(off.policy(9999), Policy::Off);
         assert_eq!(FailoverConfig::default().policy(u64::MAX), Policy::Auto);
+    }
+
+    #[test]
+    fn starts_are_counted_with_one_digit() {
+        let read = |text: &str| toml::from_str::<FailoverConfig>(text);
+        assert_eq!(read("tries = 3").unwrap().tries.map(u8::from), Some(3));
+        for odd in ["tries = 0", "tries = 10", "tries = -1"] {
+            assert!(read(odd).unwrap_err().to_string().contains("tries"), "{odd}");
+        }
     }
 
     #[test]
