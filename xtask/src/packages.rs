@@ -20,8 +20,18 @@ pub const TEST: &[&str] =
     &["util-linux", "fdisk", "gdisk", "dosfstools", "e2fsprogs", "xfsprogs", "python3", "shellcheck"];
 
 /// What virtual machines are built and run with: ovmf is their UEFI, mtools fills a FAT partition in a file,
-/// binutils has strip.
-pub const VM: &[&str] = &["mmdebstrap", "qemu-system-x86", "qemu-utils", "ovmf", "mtools", "tar", "binutils"];
+/// binutils has strip, lvm2 and btrfs-progs make what a root stands on.
+pub const VM: &[&str] = &[
+    "mmdebstrap",
+    "qemu-system-x86",
+    "qemu-utils",
+    "ovmf",
+    "mtools",
+    "tar",
+    "binutils",
+    "lvm2",
+    "btrfs-progs",
+];
 
 /// Those of them that come from the backports of this machine's release, where that can be had: the QEMU there
 /// emulates more than twice as fast as that of Debian 12.

@@ -6,6 +6,9 @@
 mod broken;
 mod failover;
 mod loaders;
+mod replaced;
+mod roots;
+mod secure;
 mod unwrapped;
 
 use std::cell::Cell;
@@ -19,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::guest::Done;
 use super::image::{self, Debian};
-use super::installed::{Installed, ROOT_PARTUUID, ROOT_UUID};
+use super::installed::{Installed, Layout, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID};
 use super::machine::{Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
@@ -29,18 +32,25 @@ use crate::data::{GIB, make_sparse};
 use crate::json::Json;
 use crate::scratch::Scratch;
 
-/// A name, and what is done under it.
-type Case = (&'static str, fn(&Rig) -> Result<()>);
+/// A name, what the root stands on, and what is done.
+type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 
 /// All of them, in the order they run in.
-const CASES: [Case; 7] = [
-    ("gone_and_back", failover::gone_and_back),
-    ("system_broken", broken::system_broken),
-    ("bios", bios),
-    ("uefi", uefi),
-    ("dpsr_disk_alone", dpsr_disk_alone),
-    ("not_wrapped", unwrapped::not_wrapped),
-    ("loaders_renewed_in_a_sync", loaders::loaders_renewed_in_a_sync),
+const CASES: [Case; 14] = [
+    ("gone_and_back", Layout::Plain, failover::gone_and_back),
+    ("system_broken", Layout::Plain, broken::system_broken),
+    ("left_by_itself", Layout::Plain, broken::left_by_itself),
+    ("root_on_lvm", Layout::Lvm, roots::by_bios),
+    ("root_on_luks", Layout::Luks, roots::by_uefi),
+    ("root_on_xfs", Layout::Xfs, roots::by_uefi),
+    ("root_on_btrfs", Layout::Btrfs, roots::by_bios),
+    ("onto_a_blank_disk", Layout::Plain, replaced::onto_a_blank_disk),
+    ("secure_boot", Layout::Plain, secure::secure_boot),
+    ("bios", Layout::Plain, bios),
+    ("uefi", Layout::Plain, uefi),
+    ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
+    ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),
+    ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
 ];
 
 /// Those of them that run where nothing else was asked for: they have each of the others' boots in them.
@@ -51,6 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The disks of one case.
 struct Rig {
+    layout: Layout,
     folder: PathBuf,
     primary: Disk,
     dpsr: Disk,
@@ -58,16 +69,20 @@ struct Rig {
 
 impl Rig {
     /// An installed primary, and an empty DPSR disk of 8 GiB.
-    fn new(installed: &Installed, folder: &Path) -> Result<Self> {
+    fn new(debian: Debian, layout: Layout, folder: &Path) -> Result<Self> {
+        let installed = Installed::of(debian, layout)?;
         let primary = overlay(PRIMARY, &installed.disk(), folder)?;
         let file = folder.join("dpsr.img");
         make_sparse(&file, 8 * GIB)?;
-        Ok(Self { folder: folder.to_owned(), primary, dpsr: Disk { name: DPSR, file, format: Format::Raw } })
+        let dpsr = Disk { name: DPSR, file, format: Format::Raw };
+        Ok(Self { layout, folder: folder.to_owned(), primary, dpsr })
     }
 
     /// The machine with these disks, and no others, off.
     fn machine(&self, start: Start, disks: &[&Disk]) -> Result<Machine> {
-        Machine::from(start, disks.iter().map(|disk| (*disk).clone()).collect(), &self.folder)
+        let disks = disks.iter().map(|disk| (*disk).clone()).collect();
+        let passphrase = (self.layout == Layout::Luks).then_some(PASSPHRASE);
+        Ok(Machine::from(start, disks, &self.folder)?.unlocked(passphrase))
     }
 }
 
@@ -78,27 +93,26 @@ pub fn run(debian: Debian, choice: &Choice, keep: bool) -> Result<()> {
         [] => choice.all || place < USUAL,
         _ => named(name),
     };
-    let cases = CASES.iter().enumerate().filter(|(place, (name, _))| takes(*place, name));
+    let cases = CASES.iter().enumerate().filter(|(place, (name, ..))| takes(*place, name));
     let cases: Vec<&Case> = cases.map(|(_, case)| case).collect();
     if cases.is_empty() {
         return Err(format!("no case has a name with {}", choice.names.join(" or ")));
     }
-    let installed = Installed::of(debian)?;
-    let failed = side_by_side(&installed, &cases, keep)?;
+    let failed = side_by_side(debian, &cases, keep)?;
     println!("{} of {} passed", cases.len() - failed.len(), cases.len());
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
 /// Runs the cases, two at a time where there are two processors: a machine waits a lot. The names of those that
 /// failed.
-fn side_by_side(installed: &Installed, cases: &[&Case], keep: bool) -> Result<Vec<&'static str>> {
+fn side_by_side(debian: Debian, cases: &[&Case], keep: bool) -> Result<Vec<&'static str>> {
     let queue = Mutex::new(cases.iter());
     let work = || {
         let mut failed = Vec::new();
-        while let Some((name, case)) = queue.lock().ok().and_then(|mut cases| cases.next()) {
-            CASE.set(name);
-            if !told(installed, &(name, *case), keep)? {
-                failed.push(*name);
+        while let Some(case) = queue.lock().ok().and_then(|mut cases| cases.next()) {
+            CASE.set(case.0);
+            if !told(debian, case, keep)? {
+                failed.push(case.0);
             }
         }
         Ok(failed)
@@ -123,7 +137,7 @@ fn say(text: impl Display) {
 }
 
 /// Runs one case and says how it went; the console of one that failed stays, with `keep` its disks do, too.
-fn told(installed: &Installed, (name, case): &Case, keep: bool) -> Result<bool> {
+fn told(debian: Debian, (name, layout, case): &Case, keep: bool) -> Result<bool> {
     say("…");
     let start = Instant::now();
     let kept = image::store().join(format!("kept-boot-{name}"));
@@ -136,7 +150,7 @@ fn told(installed: &Installed, (name, case): &Case, keep: bool) -> Result<bool> 
         fs::create_dir(&kept).map_err(failed)?;
     }
     let folder = if keep { &kept } else { scratch.path() };
-    let outcome = Rig::new(installed, folder).and_then(|rig| case(&rig));
+    let outcome = Rig::new(debian, *layout, folder).and_then(|rig| case(&rig));
     let seconds = start.elapsed().as_secs_f64();
     match &outcome {
         Ok(()) => say(format_args!("ok     {seconds:6.1} s")),
@@ -178,7 +192,8 @@ fn booted(machine: &mut Machine, what: &str) -> Result<()> {
 fn is_the_primary(machine: &mut Machine) -> Result<()> {
     let guest = machine.guest()?;
     let line = guest.ok("cat /proc/cmdline; findmnt --noheadings --output UUID /")?;
-    let roots = [format!("root=UUID={ROOT_UUID}"), format!("root=PARTUUID={ROOT_PARTUUID}")];
+    let lvm = "root=/dev/mapper/".to_owned();
+    let roots = [format!("root=UUID={ROOT_UUID}"), format!("root=PARTUUID={ROOT_PARTUUID}"), lvm];
     let named = roots.iter().any(|root| line.contains(root.as_str())) && line.trim_end().ends_with(ROOT_UUID);
     must(named, || format!("the command line, and the root: {line}"))?;
     let esp = guest.ok("findmnt --noheadings --output FSTYPE /boot/efi")?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::guest::Guest;
 use super::image::Image;
 use super::qmp::Qmp;
+use super::typist::{Typist, keyboard};
 use crate::Result;
 use crate::dpsr::text;
 use crate::process::{self, output};
@@ -40,6 +41,9 @@ const SHUTDOWN: Duration = Duration::from_secs(120);
 /// QEMU's UEFI, and the memory of a machine on which nothing was ever installed.
 const UEFI: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 
+/// The same for a machine that starts nothing but what Microsoft has signed, as the distributions' loaders are.
+const SECURE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"];
+
 /// A disk: a file that the guest sees as `/dev/disk/by-id/virtio-NAME`.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -65,6 +69,8 @@ pub enum Start {
     Bios,
     /// UEFI, with its variables in the machine's folder, where they stay.
     Uefi,
+    /// The same with Secure Boot.
+    Secure,
 }
 
 impl Start {
@@ -73,7 +79,16 @@ impl Start {
     fn processors(&self) -> &'static str {
         match self {
             Self::Kernel { .. } => "2",
-            Self::Bios | Self::Uefi => "1",
+            Self::Bios | Self::Uefi | Self::Secure => "1",
+        }
+    }
+
+    /// The firmware and its variables as they leave the factory, where it is UEFI.
+    fn firmware(&self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::Uefi => Some(UEFI),
+            Self::Secure => Some(SECURE),
+            Self::Kernel { .. } | Self::Bios => None,
         }
     }
 }
@@ -83,6 +98,7 @@ pub struct Machine {
     start: Start,
     disks: Vec<Disk>,
     folder: PathBuf,
+    passphrase: Option<&'static str>,
     running: Option<Running>,
 }
 
@@ -91,6 +107,7 @@ struct Running {
     qemu: Child,
     guest: Guest,
     qmp: Qmp,
+    _typist: Option<Typist>,
 }
 
 impl Machine {
@@ -105,11 +122,16 @@ impl Machine {
     /// A machine that is off, with these disks and no others, in this order.
     pub fn from(start: Start, disks: Vec<Disk>, folder: &Path) -> Result<Self> {
         let variables = folder.join(VARIABLES);
-        if start == Start::Uefi && !variables.exists() {
-            let failed = |error| format!("copying {}: {error}; it is of the package ovmf", UEFI[1]);
-            fs::copy(UEFI[1], &variables).map_err(failed)?;
+        if let Some([_, new]) = start.firmware().filter(|_| !variables.exists()) {
+            let failed = |error| format!("copying {new}: {error}; it is of the package ovmf");
+            fs::copy(new, &variables).map_err(failed)?;
         }
-        Ok(Self { start, disks, folder: folder.to_owned(), running: None })
+        Ok(Self { start, disks, folder: folder.to_owned(), passphrase: None, running: None })
+    }
+
+    /// The same machine, with somebody at its console who knows the passphrase.
+    pub fn unlocked(self, passphrase: Option<&'static str>) -> Self {
+        Self { passphrase, ..self }
     }
 
     /// Switches on and waits for the agent; how long that took.
@@ -163,6 +185,20 @@ impl Machine {
     /// Pulls the plug: QEMU is killed, the guest knows nothing of it.
     pub fn power_cut(&mut self) {
         self.running = None;
+    }
+
+    /// Waits until the console of the running machine says `words` from now on.
+    pub fn await_words(&self, words: &str, patience: Duration) -> Result<()> {
+        let said = || fs::read(self.console()).unwrap_or_default();
+        let (start, before) = (Instant::now(), said().len());
+        while !String::from_utf8_lossy(said().get(before..).unwrap_or_default()).contains(words) {
+            if start.elapsed() > patience {
+                let last = self.last_words();
+                return Err(format!("the console did not say {words:?} within {patience:?}\n{last}"));
+            }
+            thread::sleep(GLANCE);
+        }
+        Ok(())
     }
 
     /// Switches on and waits until the consoles have said all of `words` since then; how long that took. The
@@ -229,10 +265,12 @@ impl Machine {
     }
 
     fn try_boot(&self) -> Result<Running> {
+        let typist = self.passphrase.map(|words| Typist::start(&self.folder, self.console(), words));
+        let typist = typist.transpose()?;
         let (mut qemu, qmp, agent) = self.switch_on()?;
         let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
         let qemu = qemu.0.take().expect("it was put there when it was started");
-        Ok(Running { qemu, guest, qmp })
+        Ok(Running { qemu, guest, qmp, _typist: typist })
     }
 
     /// QEMU once it has begun; the agent will call at the listener.
@@ -262,14 +300,26 @@ impl Machine {
             Start::Kernel { kernel, initramfs, line } => {
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", line]);
             }
-            Start::Bios => {}
-            Start::Uefi => {
-                let flash = "if=pflash,format=raw";
-                command.args(["-drive", &format!("{flash},unit=0,readonly=on,file={}", UEFI[0])]);
-                command.args(["-drive", &format!("{flash},unit=1,file={folder}/{VARIABLES}")]);
+            Start::Bios | Start::Uefi => {}
+            // Only firmware may write the variables, and only in the mode of the processor that is its own.
+            Start::Secure => {
+                command.args([
+                    "-machine",
+                    "q35,smm=on",
+                    "-global",
+                    "driver=cfi.pflash01,property=secure,value=on",
+                ]);
             }
         }
-        command.args(["-chardev", &format!("file,id=console,append=on,path={folder}/console.log")]);
+        if let Some([code, _]) = self.start.firmware() {
+            let flash = "if=pflash,format=raw";
+            command.args(["-drive", &format!("{flash},unit=0,readonly=on,file={code}")]);
+            command.args(["-drive", &format!("{flash},unit=1,file={folder}/{VARIABLES}")]);
+        }
+        let keys = keyboard(&self.folder);
+        let keys = self.passphrase.map(|_| text(&keys)).transpose()?;
+        let keys = keys.map(|keys| format!(",input-path={keys}")).unwrap_or_default();
+        command.args(["-chardev", &format!("file,id=console,append=on,path={folder}/console.log{keys}")]);
         command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("socket,id=qmp,path={folder}/qmp")]);
         command.args(["-mon", "chardev=qmp,mode=control", "-device", "virtio-serial-pci"]);

@@ -2,7 +2,7 @@
 //! `cargo xtask vm`: virtual machines with device-mapper, partition nodes and udev, which a build machine
 //! may lack, and everything that is tested in them.
 //!
-//! * [`image`]: a Debian disk, built once for each recipe. [`sources`]: where its packages come from.
+//! * [`image`]: a Debian disk, built once for each recipe.
 //! * [`machine`]: one QEMU: on, off without warning, disks in and out. [`qmp`]: its control socket.
 //!   [`faults`]: disks that hang or fail.
 //! * [`guest`]: commands and files in the running system.
@@ -10,7 +10,7 @@
 //!   `tests/loopdev`, run inside; [`story`]: what only the host can do to a machine, such as a power cut;
 //!   [`checks`]: what the harness itself must show.
 //! * [`boots`]: machines that start from their own disks, by BIOS or UEFI; each case has its own.
-//!   [`installed`]: the disk they begin with. [`loader`]: GRUB on it.
+//!   [`installed`]: the disk they begin with. [`loader`]: GRUB on it. [`typist`]: who knows the passphrase.
 
 mod boots;
 mod checks;
@@ -25,6 +25,7 @@ mod qmp;
 mod runner;
 mod story;
 mod suite;
+mod typist;
 
 use std::env;
 use std::fs;

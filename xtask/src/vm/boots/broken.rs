@@ -2,16 +2,19 @@
 //! The disk is fine, and the system on it is not: an older generation is started, goes on, and replaces it.
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::{PRIMARY, must};
 
+/// The menu of the primary.
+const MENU: &str = "/boot/grub/grub.cfg";
+
 /// What no Debian starts without.
 const INIT: &str = "/usr/lib/systemd/systemd";
 
-/// What the kernel is told by the menu's first entry, and by that of the first generation.
-const AUTO: &str = "dpsr.boot=auto";
+/// What the kernel is told by the entry that the primary's menu leads to, and by that of the first generation.
+const NEWEST: &str = "dpsr.boot=force";
 const GENERATION_1: &str = "dpsr.boot=force dpsr.generation=1";
 
 /// A system that no longer starts was copied, too; the generation before it was not.
@@ -22,13 +25,15 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
     entry_of_primary(&mut machine)?;
+    // Somebody chooses it at every start.
+    machine.guest()?.ok(&format!("sed --in-place '1i set default=1' {MENU} && sync"))?;
     restarted(&mut machine, "the primary, wrapped")?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "second")?;
     machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
     dpsr(&mut machine, "sync")?;
-    first_entry(&mut machine, AUTO, GENERATION_1)?;
+    other_entry(&mut machine, NEWEST, GENERATION_1)?;
     machine.power_cut();
 
     let mut machine = on(rig, Start::Uefi, &both, "generation 1 of two, by the primary's own menu")?;
@@ -44,7 +49,7 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     let said = refused.output.contains("without its loader nothing would start");
     must(refused.code == 3 && said, || format!("{}: {}", refused.code, refused.output))?;
     mark(&mut machine, "third")?;
-    first_entry(&mut machine, GENERATION_1, AUTO)?;
+    other_entry(&mut machine, GENERATION_1, NEWEST)?;
     restarted(&mut machine, "the same again")?;
     marked(&mut machine, "third")?;
 
@@ -66,22 +71,57 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     machine.shut_down()
 }
 
-/// What update-grub does with dpsr's part of the menu; and somebody chooses it at every start.
+/// What update-grub does with dpsr's part of the menu.
 fn entry_of_primary(machine: &mut Machine) -> Result<()> {
-    let menu = "/boot/grub/grub.cfg";
     let script = format!(
-        "/etc/grub.d/42_dpsr >/tmp/entry && grep -q '^menuentry .*dpsr' /tmp/entry && cat /tmp/entry >>{menu} && \
-         sed --in-place '1i set default=1' {menu} && sync"
+        "/etc/grub.d/42_dpsr >/tmp/entry && grep -q '^menuentry .*dpsr' /tmp/entry && cat /tmp/entry >>{MENU} && \
+         /etc/grub.d/01_dpsr >/tmp/first && cat /tmp/first {MENU} >{MENU}.new && mv {MENU}.new {MENU} && sync"
     );
     machine.guest()?.ok(&script).map(drop)
 }
 
-/// What somebody at the menu of the DPSR disk does: another entry is chosen than the first.
-fn first_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
+/// What somebody at the menu of the DPSR disk does: another entry is chosen than the one it waits with.
+fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
     let menu = "/mnt/dpsr/grub.cfg";
     let script = format!(
         "mount /dev/disk/by-label/DPSR-ESP /mnt && grep -q ' {GENERATION_1} ' {menu} && \
-         sed --in-place '0,/ {from} /s// {to} /' {menu} && umount /mnt && sync"
+         sed --in-place '0,/ {from} dpsr.pair=/s// {to} dpsr.pair=/' {menu} && umount /mnt && sync"
     );
     machine.guest()?.ok(&script).map(drop)
+}
+
+/// Starts are counted: a system that does not come up is left by itself, for the copy of when it did.
+pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    machine.guest()?.ok("printf '\n[failover]\ntries = 2\n' >>/etc/dpsr/system.toml")?;
+    record_in_initramfs(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    entry_of_primary(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    came_up(&mut machine)?;
+    mark(&mut machine, "first")?;
+    dpsr(&mut machine, "sync")?;
+    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
+    machine.power_cut();
+    for _ in 0..2 {
+        // Who has no init to go on with says so, and stays.
+        let words = ["the primary loads its kernel", "Failed to switch root"];
+        let took = rig.machine(Start::Uefi, &both)?.watch(&words, PATIENCE)?;
+        say(format_args!("the broken system, until it gives up: {:.1} s", took.as_secs_f64()));
+    }
+    let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    marked(&mut machine, "first")?;
+    let status = dpsr_json(&mut machine, "status")?;
+    must(status.text("state")? == "live", || format!("{status:?}"))?;
+    machine.shut_down()
+}
+
+/// The count of a system that came up is forgotten.
+fn came_up(machine: &mut Machine) -> Result<()> {
+    let told = machine.guest()?.ok("systemctl start dpsr-came-up; grub-editenv - list")?;
+    must(!told.contains("dpsr_tries"), || format!("it is counted as failed: {told}"))
 }

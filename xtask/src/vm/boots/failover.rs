@@ -20,7 +20,7 @@ pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
     failed_over(rig, Start::Bios)?;
     went_on(rig, Start::Uefi)?;
     old_primary_does_not_win(rig)?;
-    back(rig)
+    back(rig, &rig.primary)
 }
 
 pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result<Machine> {
@@ -142,8 +142,10 @@ fn old_primary_does_not_win(rig: &Rig) -> Result<()> {
 /// Back to the old primary's disk: refused while it may hold something, then copied, finished by the next
 /// start, and synced as if nothing had been. By UEFI: this BIOS tries the first disk alone, which cannot be
 /// booted from until all is copied.
-fn back(rig: &Rig) -> Result<()> {
-    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "to go back")?;
+pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[disk, &rig.dpsr], "to go back")?;
+    marked(&mut machine, "fifth")?;
+    stands_on_dpsr(&mut machine)?;
     let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
     let to = format!("failback --to /dev/{}", disk.trim());
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
@@ -209,6 +211,7 @@ pub(super) fn marked(machine: &mut Machine, word: &str) -> Result<()> {
 }
 
 pub(super) fn stands_on_dpsr(machine: &mut Machine) -> Result<()> {
-    let source = machine.guest()?.ok("findmnt --noheadings --output SOURCE /")?;
-    must(source.starts_with(ROOT), || format!("the root is {source}"))
+    let below = "lsblk --noheadings --inverse --list --output NAME $(findmnt --noheadings --output SOURCE /)";
+    let below = machine.guest()?.ok(below)?;
+    must(below.lines().any(|name| name.starts_with("dpsr-")), || format!("the root stands on {below}"))
 }

@@ -12,19 +12,35 @@ mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 
-# What drives no virtual machine: all of it is copied, hashed and loaded in emulation.
-rm -rf "$root"/usr/share/doc "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*
-for kernel in "$root"/usr/lib/modules/*; do
-    for what in sound drivers/gpu drivers/media drivers/infiniband drivers/net/wireless drivers/iio \
-        drivers/net/ethernet drivers/staging drivers/isdn drivers/comedi; do
-        rm -rf "$kernel/kernel/$what"
+# Leaves of directory $1 what is named besides it.
+keep() {
+    for entry in "$1"/*; do
+        case " $* " in
+        *" ${entry##*/} "*) ;;
+        *) rm -rf "$entry" ;;
+        esac
     done
+}
+
+# What a machine of the tests needs for nothing: all of it is copied, hashed and loaded in emulation.
+rm -rf "$root"/usr/share/doc "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/usr/share/perl \
+    "$root"/usr/lib/x86_64-linux-gnu/perl "$root"/usr/lib/x86_64-linux-gnu/ceph "$root"/usr/lib/x86_64-linux-gnu/gconv
+for kernel in "$root"/usr/lib/modules/*; do
+    keep "$kernel/kernel" arch block crypto drivers fs lib mm net
+    keep "$kernel/kernel/net" packet
+    keep "$kernel/kernel/drivers" ata block cdrom char crypto dax firmware input md nvme pci rtc scsi tty virtio watchdog
+    keep "$kernel/kernel/drivers/scsi" scsi_mod.ko scsi_common.ko sd_mod.ko sr_mod.ko sg.ko virtio_scsi.ko \
+        scsi_mod.ko.xz scsi_common.ko.xz sd_mod.ko.xz sr_mod.ko.xz sg.ko.xz virtio_scsi.ko.xz
+    keep "$kernel/kernel/fs" autofs binfmt_misc.ko binfmt_misc.ko.xz btrfs configfs efivarfs ext4 fat fuse isofs jbd2 \
+        mbcache.ko mbcache.ko.xz nls overlayfs pstore squashfs xfs
     version=${kernel##*/}
     chroot "$root" depmod "$version"
     # No pair is recorded yet, so dpsr's part has to be asked for.
     chroot "$root" dracut --quiet --force --add dpsr "/boot/initrd.img-$version" "$version"
 done
 
+chroot "$root" systemctl --quiet enable dpsr-came-up.service
+chroot "$root" grub-editenv /boot/grub/grubenv create
 cp "$beside/early.cfg" "$root/tmp/early.cfg"
 chroot "$root" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/tmp/early.cfg --output=/tmp/core.img \
     biosdisk part_gpt ext2 search search_fs_uuid normal configfile linux echo serial terminal

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The old disk is dead, and a new one takes its place; the power fails on the way, again and again.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
+use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
+use crate::Result;
+use crate::data::{GIB, make_sparse};
+use crate::vm::machine::{Disk, Format, Machine, Start};
+use crate::vm::must;
+
+/// Serial number of the new disk.
+const FRESH: &str = "fresh";
+
+/// What the console says at the moments at which the power fails: nothing copied yet, in the middle, the copy is being
+/// made a generation again.
+const MOMENTS: [&str; 3] = ["copying what has changed to", ": 50 %", "making the copy a generation again"];
+
+pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    mark(&mut machine, "first")?;
+    dpsr(&mut machine, "sync")?;
+    mark(&mut machine, "second")?;
+    dpsr(&mut machine, "sync")?;
+    machine.power_cut();
+
+    let file = rig.folder.join("fresh.img");
+    make_sparse(&file, 2 * GIB)?;
+    let fresh = Disk { name: FRESH, file, format: Format::Raw };
+    let disks = [&fresh, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &disks, "from the copy, a blank disk beside it")?;
+    is_the_primary(&mut machine)?;
+    marked(&mut machine, "second")?;
+    mark(&mut machine, "third")?;
+    // While it runs: the copying has just begun.
+    let disk = machine.guest()?.ok(&format!("grep -l {FRESH} /sys/block/vd*/serial | cut -d/ -f4"))?;
+    let to = format!("failback --to /dev/{} --confirm {FRESH}", disk.trim());
+    machine.guest()?.ok(&format!("(dpsr {to} >/dev/null 2>&1 &)"))?;
+    sleep(Duration::from_secs(3));
+    machine.power_cut();
+
+    let mut machine = on(rig, Start::Uefi, &disks, "after a power cut while it was copied")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    marked(&mut machine, "third")?;
+    dpsr_json(&mut machine, &to)?;
+    mark(&mut machine, "fifth")?;
+    for moment in MOMENTS {
+        cut_at(&mut machine, rig, &disks, moment)?;
+    }
+    // Whichever of the two it is by now, nothing that was written is lost, and one more start ends it.
+    let mut machine = on(rig, Start::Uefi, &disks, "after the last power cut")?;
+    marked(&mut machine, "fifth")?;
+    is_the_primary(&mut machine)?;
+    let status = dpsr_json(&mut machine, "status")?;
+    must(status.text("state")? == "clean", || format!("{status:?}"))?;
+    stands_on_dpsr(&mut machine)?;
+    let synced = dpsr_json(&mut machine, "sync")?;
+    must(synced.number("generation")? == 3, || format!("{synced:?}"))?;
+    let scrubbed = dpsr_json(&mut machine, "scrub")?;
+    must(scrubbed.number("found")? == 0, || format!("{scrubbed:?}"))?;
+    machine.shut_down()?;
+    let mut machine = on(rig, Start::Bios, &disks, "the new disk, by BIOS")?;
+    marked(&mut machine, "fifth")?;
+    machine.shut_down()
+}
+
+/// Restarts, or starts, the machine, and pulls the plug as soon as it says `words`.
+fn cut_at(machine: &mut Machine, rig: &Rig, disks: &[&Disk], words: &str) -> Result<()> {
+    if machine.is_on() {
+        machine.guest()?.ok("sync; (sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
+        machine.await_words(words, PATIENCE)?;
+        machine.power_cut();
+    } else {
+        rig.machine(Start::Uefi, disks)?.watch(&[words], PATIENCE)?;
+    }
+    say(format_args!("the power failed at {words:?}"));
+    Ok(())
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How an installed disk is divided, and the texts that follow from it.
+
+use crate::data::MIB;
+
+/// The UUID of the root filesystem.
+pub const ROOT_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a01";
+
+/// The UUID of the swap space.
+pub const SWAP_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a02";
+
+/// The GUID of the partition with the root, or with what it stands on.
+pub const ROOT_PARTUUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a03";
+
+/// The UUID of the filesystem with the kernels, where that is one of its own.
+pub const BOOT_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a04";
+
+/// The UUID of what is encrypted.
+pub const LUKS_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05";
+
+/// The UUID of the filesystem with the homes, where that is one of its own.
+pub const HOME_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a06";
+
+/// The volume number of the ESP, as mkfs.fat(8) and as blkid(8) write it.
+pub const ESP_ID: (&str, &str) = ("1d3f6bb6", "1D3F-6BB6");
+
+/// The volume group, and the name under which what is encrypted is opened.
+pub const SYSTEM: &str = "system";
+
+/// Start and size, in bytes.
+pub type Place = (u64, u64);
+
+pub const BIOS: Place = (MIB, MIB);
+pub const ESP: Place = (BIOS.0 + BIOS.1, 64 * MIB);
+
+/// In the volume group, from the first extent on, which is 1 MiB behind the start of the physical volume.
+pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
+pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
+
+/// What the root stands on. All but the first have a filesystem of its own for the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// ext4 on a partition.
+    Plain,
+    /// XFS on a partition.
+    Xfs,
+    /// btrfs on a partition.
+    Btrfs,
+    /// ext4 on a logical volume, and another one for the homes.
+    Lvm,
+    /// ext4 on LUKS; the passphrase is asked for on the console.
+    Luks,
+}
+
+impl Layout {
+    /// Part of the names of files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Lvm => "lvm",
+            Self::Luks => "luks",
+        }
+    }
+
+    /// The type of the root filesystem.
+    pub fn filesystem(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Lvm | Self::Luks => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// The partition with the kernels.
+    pub fn boot(self) -> Option<Place> {
+        (self != Self::Plain).then_some((ESP.0 + ESP.1, 160 * MIB))
+    }
+
+    /// The partition with the root, or with what it stands on.
+    pub fn root(self) -> Place {
+        let before = self.boot().unwrap_or(ESP);
+        (before.0 + before.1, 720 * MIB)
+    }
+
+    pub fn swap(self) -> Place {
+        let root = self.root();
+        (root.0 + root.1, 64 * MIB)
+    }
+
+    /// Of the whole disk.
+    pub fn size(self) -> u64 {
+        let swap = self.swap();
+        swap.0 + swap.1 + MIB
+    }
+
+    /// What the kernel is told of the root.
+    pub fn words(self) -> String {
+        match self {
+            Self::Plain | Self::Xfs | Self::Btrfs => format!("root=UUID={ROOT_UUID}"),
+            Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
+            Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}={SYSTEM}"),
+        }
+    }
+
+    pub fn fstab(self) -> String {
+        let options = if self.filesystem() == "ext4" { "errors=remount-ro" } else { "defaults" };
+        let check = if self.filesystem() == "ext4" { 1 } else { 0 };
+        let mut lines = format!("UUID={ROOT_UUID} / {} {options} 0 {check}\n", self.filesystem());
+        if self.boot().is_some() {
+            lines.push_str(&format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n"));
+        }
+        if self == Self::Lvm {
+            lines.push_str(&format!("UUID={HOME_UUID} /home ext4 defaults 0 2\n"));
+        }
+        lines.push_str(&format!(
+            "UUID={} /boot/efi vfat umask=0077 0 2\nUUID={SWAP_UUID} none swap sw 0 0\n",
+            ESP_ID.1
+        ));
+        lines
+    }
+
+    pub fn crypttab(self) -> Option<String> {
+        (self == Self::Luks).then(|| format!("{SYSTEM} UUID={LUKS_UUID} none luks\n"))
+    }
+
+    /// The partition table as sfdisk(8) reads it.
+    pub fn table(self) -> String {
+        let part = |(start, size): Place, kind: &str, name: &str| {
+            format!("start={}, size={}, type={kind}, name={name}\n", start / 512, size / 512)
+        };
+        let kind = if self == Self::Lvm { "V" } else { "L" };
+        let mut lines = format!("label: gpt\n{}", part(BIOS, "21686148-6449-6E6F-744E-656564454649", "bios"));
+        lines.push_str(&part(ESP, "U", "esp"));
+        if let Some(boot) = self.boot() {
+            lines.push_str(&part(boot, "L", "boot"));
+        }
+        lines.push_str(&part(self.root(), &format!("{kind}, uuid={ROOT_PARTUUID}"), "root"));
+        lines.push_str(&part(self.swap(), "S", "swap"));
+        lines
+    }
+
+    /// The menu: what both loaders end at. The console of the loader is the serial line, too.
+    pub fn menu(self, kernel: &str) -> String {
+        let at = if self.boot().is_some() { "" } else { "/boot" };
+        let root = self.words();
+        format!(
+            "serial --unit=0 --speed=115200\nterminal_output console serial\nset timeout=1\n\
+             menuentry 'Debian' {{\n\
+             \x20   echo 'the primary loads its kernel'\n\
+             \x20   linux {at}/vmlinuz-{kernel} {root} ro console=ttyS0 systemd.show_status=1 \
+             mitigations=off rcupdate.rcu_expedited=1\n\
+             \x20   initrd {at}/initrd.img-{kernel}\n}}\n"
+        )
+    }
+
+    /// Read first, from inside the loader or beside it: where the menu is.
+    pub fn early(self) -> String {
+        let (uuid, at) = if self.boot().is_some() { (BOOT_UUID, "") } else { (ROOT_UUID, "/boot") };
+        format!("search.fs_uuid {uuid} root\nset prefix=($root){at}/grub\nconfigfile $prefix/grub.cfg\n")
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Somebody at the console of a machine, who answers when it asks for a passphrase, and does nothing else.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::Result;
+use crate::process::output;
+
+/// What systemd asks with. (`src/cryptsetup/cryptsetup.c`)
+const QUESTION: &str = "enter passphrase";
+
+/// How often the console is looked at, and how long somebody takes to type.
+const GLANCE: Duration = Duration::from_millis(300);
+const TYPING: Duration = Duration::from_secs(1);
+
+/// What is typed reaches the machine through this file of its folder.
+pub fn keyboard(folder: &Path) -> PathBuf {
+    folder.join("keyboard")
+}
+
+/// Is gone when dropped.
+pub struct Typist(Arc<AtomicBool>);
+
+impl Typist {
+    /// Sits down before a machine that is about to start with its files in `folder`.
+    pub fn start(folder: &Path, console: PathBuf, passphrase: &'static str) -> Result<Self> {
+        let path = keyboard(folder);
+        if !path.exists() {
+            output(Command::new("mkfifo").arg(&path))?;
+        }
+        // Opened for both, so that there is always somebody at the other end.
+        let opened = File::options().read(true).write(true).open(&path);
+        let mut keys = opened.map_err(|error| format!("opening {}: {error}", path.display()))?;
+        let gone = Arc::new(AtomicBool::new(false));
+        let leaves = Arc::clone(&gone);
+        let mut answered = questions(&console);
+        thread::spawn(move || {
+            while !leaves.load(Ordering::Relaxed) {
+                if questions(&console) > answered {
+                    thread::sleep(TYPING);
+                    // The question is drawn again for each key, which asks nothing anew.
+                    let typed = keys.write_all(format!("{passphrase}\n").as_bytes());
+                    if typed.is_err() {
+                        return;
+                    }
+                    thread::sleep(TYPING);
+                    answered = questions(&console);
+                }
+                thread::sleep(GLANCE);
+            }
+        });
+        Ok(Self(gone))
+    }
+}
+
+impl Drop for Typist {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How often the console has asked so far.
+fn questions(console: &Path) -> usize {
+    let said = fs::read(console).unwrap_or_default();
+    String::from_utf8_lossy(&said).matches(QUESTION).count()
+}
