@@ -47,9 +47,9 @@ pub(super) fn marked(id: ViewId, role: Role, until: Until) -> Name {
     name
 }
 
-/// Whether the generation goes with its last mount.
+/// Whether the generation goes with its last mount. The old primary, which has no pre-images, always does.
 pub fn until_unmounted(devices: &Devices) -> bool {
-    devices.get(&Role::Cow).is_some_and(|device| device.name.ends_with(MARK))
+    devices.get(&Role::Cow).is_none_or(|device| device.name.ends_with(MARK))
 }
 
 /// Which of the attached ones is meant: generation `generation`, or the only one there is; of `store`, if

@@ -18,6 +18,7 @@ pub mod base;
 mod detach;
 pub(crate) mod memory;
 mod names;
+mod primary;
 mod scratch;
 pub mod tables;
 
@@ -39,6 +40,7 @@ use crate::view::kernel::CowLayout;
 pub use base::Held;
 pub use detach::{Devices, choose, detach, found, until_unmounted};
 pub use names::name;
+pub use primary::{PRIMARY, show as show_primary};
 pub use scratch::{Scratch, number};
 
 /// udev makes the links in `/dev/mapper`; where it does not, nobody waits for long.

@@ -65,6 +65,8 @@ pub enum Verb {
     Mount(Mount),
     /// Undo a mount, and what was attached for it
     Umount(Umount),
+    /// Make the files of the old primary readable, while the system runs from its copy
+    Salvage(Salvage),
     /// Read everything the store holds against what was recorded of it
     Scrub(Scrub),
     /// Tell what would happen if the primary died now
@@ -401,6 +403,27 @@ pub struct Mount {
     /// Which store
     #[command(flatten)]
     pub store: Source,
+}
+
+/// `dpsr salvage`
+#[derive(Debug, clap::Args)]
+pub struct Salvage {
+    /// The old primary
+    pub disk: PathBuf,
+    /// The directory, which must exist
+    pub dir: PathBuf,
+    /// Which volume: number, PARTUUID or label; may be left out where only one can be mounted
+    #[arg(long, value_name = "V")]
+    pub volume: Option<String>,
+    /// Open LUKS with what is in this file, instead of asking for the passphrase
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Which logical volume of LVM; may be left out where there is only one
+    #[arg(long, value_name = "NAME")]
+    pub lv: Option<String>,
+    /// Which pair
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// `dpsr umount`

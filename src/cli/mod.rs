@@ -68,6 +68,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Detach(args) => detach::run(args),
         Verb::Mount(args) => mount::run(args),
         Verb::Umount(args) => mount::undo(args),
+        Verb::Salvage(args) => mount::salvaged(args),
         Verb::Scrub(args) => scrub::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Boot(args) => boot::run(args),

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr mount` and `dpsr umount`
 
-use super::args::{Mount, Umount};
+use super::args::{Mount, Salvage, Umount};
 use super::store::store;
 use super::{end_in_order, say};
+use crate::attach::PRIMARY;
 use crate::error::Result;
-use crate::mount::{Keys, Request, mount, unmount};
+use crate::mount::{Keys, Request, mount, salvage, unmount};
+use crate::open;
 
 pub(super) fn run(args: &Mount) -> Result<()> {
     // A signal at the prompt for a passphrase ends the prompt, and then what was attached goes again.
@@ -29,10 +31,26 @@ pub(super) fn run(args: &Mount) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn salvaged(args: &Salvage) -> Result<()> {
+    end_in_order()?;
+    let store = open::look(&args.common.config_dir, args.common.pair.as_deref())?;
+    let request = Request {
+        generation: PRIMARY,
+        volume: args.volume.as_deref(),
+        at: &args.dir,
+        keys: Keys { key_file: args.key_file.as_deref(), lv: args.lv.as_deref() },
+    };
+    let mounted = salvage(&store, &args.disk, &request)?;
+    let (volume, kind, at) = (mounted.volume, mounted.filesystem, args.dir.display());
+    say(format_args!("Volume {volume} of the old primary ({kind}) is mounted at {at}, read-only."));
+    say(format_args!("No failback can take that disk until 'dpsr umount {at}'."));
+    Ok(())
+}
+
 pub(super) fn undo(args: &Umount) -> Result<()> {
     end_in_order()?;
     let undone = unmount(&args.dir)?;
     let rest = if undone.detached { "and detached" } else { "and still attached" };
-    say(format_args!("Generation {} is unmounted from {}, {rest}.", undone.generation, args.dir.display()));
+    say(format_args!("Unmounted from {}: {}, {rest}.", args.dir.display(), undone.view));
     Ok(())
 }

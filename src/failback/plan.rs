@@ -118,7 +118,7 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         let why = format!(
             "it is the old primary, and may hold what was written to it after the copy was made{when}"
         );
-        let look = "look at it first (mount a partition with -o ro,noload), then say --discard-primary";
+        let look = "look at it first ('dpsr salvage DISK DIR --volume V'), then say --discard-primary";
         return Err(refuse(&probe, why).next(look));
     }
     let plan = FailbackPlan {

@@ -8,16 +8,16 @@ use uuid::Uuid;
 
 use super::content::{self, Filesystem, Holds};
 use super::{hidden, lvm, tool};
-use crate::attach::{Scratch, name};
+use crate::attach::{PRIMARY, Scratch, name};
 use crate::dm::{Access, Mapped, Mapper, Name, Table, Target};
 use crate::error::{Error, Kind, Result};
 use crate::pair::attached::{Role, ViewId};
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::sys::ioctl;
-use crate::units::{Bytes, MIB, PAGE};
+use crate::units::{Bytes, GIB, PAGE};
 
-/// The most that what changes identities may write.
-const OVERLAY: Bytes = Bytes(64 * MIB);
+/// The most that what changes identities, or replays a journal, may write. Only what is written takes memory.
+const OVERLAY: Bytes = Bytes(GIB);
 /// LVM in LUKS is two layers; nobody builds towers.
 const DEEPEST: usize = 4;
 
@@ -52,6 +52,9 @@ impl<'a> Layers<'a> {
     pub fn reach(&mut self, keys: Keys<'_>) -> Result<Filesystem> {
         for _ in 0..DEEPEST {
             match content::look(&self.top.path())? {
+                Holds::Filesystem(filesystem) if self.id.generation == PRIMARY => {
+                    return self.replayed(filesystem);
+                }
                 Holds::Filesystem(filesystem) => return Ok(filesystem),
                 Holds::Btrfs => return self.btrfs(),
                 Holds::Luks => self.unlock(keys.key_file)?,
@@ -70,6 +73,18 @@ impl<'a> Layers<'a> {
     /// Lets them stay.
     pub fn keep(mut self) {
         self.made = false;
+    }
+
+    /// The old primary was not unmounted: what it wrote last stands in the journal alone, which is replayed in a
+    /// throw-away layer.
+    fn replayed(&mut self, filesystem: Filesystem) -> Result<Filesystem> {
+        let options = match filesystem.driver {
+            "ext4" => "",
+            "xfs" => "nouuid",
+            _ => return Ok(filesystem),
+        };
+        self.make_writable()?;
+        Ok(Filesystem { options, ..filesystem })
     }
 
     fn btrfs(&mut self) -> Result<Filesystem> {

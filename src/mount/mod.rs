@@ -9,6 +9,7 @@ mod content;
 mod hidden;
 mod layers;
 mod lvm;
+mod salvage;
 pub(crate) mod tool;
 mod umount;
 
@@ -29,12 +30,13 @@ use crate::view::View;
 use content::Filesystem;
 pub use layers::Keys;
 use layers::Layers;
+pub use salvage::salvage;
 pub use umount::{Unmounted, unmount};
 
 /// What is to be mounted where.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Which generation.
+    /// Which generation; the old primary is none, and stands for 0.
     pub generation: Generation,
     /// Which volume of it: number, PARTUUID or label; may be left out where only one can be mounted.
     pub volume: Option<&'a str>,
@@ -57,17 +59,26 @@ pub struct Mounted {
 
 /// Mounts a volume of a generation. Where anything fails, what was attached for it is detached again.
 pub fn mount(store: &OpenStore, request: &Request<'_>) -> Result<Mounted> {
-    let directory = request.at.is_dir().then(|| request.at.canonicalize().ok()).flatten();
-    let directory = directory.ok_or_else(|| {
-        let at = request.at.display().to_string();
-        Error::new(Kind::Usage, "mounting at", "it is no directory").on(at).left("nothing was mounted")
-    })?;
+    let directory = directory(request.at)?;
     if let Some(name) = request.volume {
         let view = View::of(&store.contents, request.generation)?;
         kept(find(&view.map.volumes, name)?)?;
     }
     let attached = attach(store, request.generation, Until::Unmounted)?;
-    let mounted = mount_at(&attached, request, &directory);
+    mounted(&attached, request, &directory)
+}
+
+fn directory(at: &Path) -> Result<PathBuf> {
+    let directory = at.is_dir().then(|| at.canonicalize().ok()).flatten();
+    directory.ok_or_else(|| {
+        let at = at.display().to_string();
+        Error::new(Kind::Usage, "mounting at", "it is no directory").on(at).left("nothing was mounted")
+    })
+}
+
+/// Mounts a volume of what is attached; what was attached for it goes again where that fails.
+fn mounted(attached: &Attached, request: &Request<'_>, directory: &Path) -> Result<Mounted> {
+    let mounted = mount_at(attached, request, directory);
     if mounted.is_err() && attached.made {
         let (roots, mapper) = (Roots::default(), Mapper::open()?);
         let devices = attach::found(&mapper)?.remove(&attached.id).unwrap_or_default();

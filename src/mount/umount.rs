@@ -9,15 +9,15 @@ use super::layers::{take_down, view_under};
 use crate::attach::{self, until_unmounted};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
+use crate::pair::attached::ViewId;
 use crate::pair::mounts::mounts;
 use crate::pair::sysfs::Roots;
-use crate::units::Generation;
 
 /// What was undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unmounted {
-    /// The generation that was mounted.
-    pub generation: Generation,
+    /// What was mounted.
+    pub view: ViewId,
     /// Whether it was detached, too.
     pub detached: bool,
 }
@@ -48,5 +48,5 @@ pub fn unmount(at: &Path) -> Result<Unmounted> {
             Err(error) if error.kind() == Kind::Refused => false,
             Err(error) => return Err(error),
         };
-    Ok(Unmounted { generation: id.generation, detached })
+    Ok(Unmounted { view: id, detached })
 }

@@ -76,7 +76,10 @@ impl ViewId {
 
 impl fmt::Display for ViewId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "generation {}", self.generation)
+        match self.generation {
+            Generation(0) => f.write_str("the old primary"),
+            generation => write!(f, "generation {generation}"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::json::Json;
-use crate::vm::installed::{ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+use crate::vm::installed::{PASSPHRASE, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
 use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{PRIMARY, must};
 
@@ -16,8 +16,13 @@ const ROOT: &str = "/dev/mapper/dpsr-";
 
 /// Everything once, in the order in which it happens to somebody: by UEFI and by BIOS.
 pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
-    prepared(rig)?;
-    failed_over(rig, Start::Bios)?;
+    let mut times = prepared(rig)?.to_vec();
+    times.push(failed_over(rig, Start::Bios)?);
+    for (what, (initramfs, all)) in ["normal", "wrapped", "failover"].into_iter().zip(times) {
+        say(format_args!(
+            "| {what:<8} | initramfs {initramfs:5.1} s | from the kernel to multi-user {all:5.1} s |"
+        ));
+    }
     went_on(rig, Start::Uefi)?;
     old_primary_does_not_win(rig)?;
     back(rig, &rig.primary)
@@ -30,9 +35,10 @@ pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result
 }
 
 /// Paired, wrapped from the next start on, two generations, and something newer than both.
-fn prepared(rig: &Rig) -> Result<()> {
+fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
     let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
+    let normal = startup(&mut machine)?;
     init(&mut machine)?;
     record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
@@ -40,6 +46,7 @@ fn prepared(rig: &Rig) -> Result<()> {
     root_by_partuuid(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
+    let wrapped = startup(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
     mark(&mut machine, "first")?;
@@ -50,7 +57,23 @@ fn prepared(rig: &Rig) -> Result<()> {
     say(format_args!("the primary waited {} ms for the moment", synced.number("pause_ms")?));
     mark(&mut machine, "third")?;
     machine.power_cut();
-    Ok(())
+    Ok([normal, wrapped])
+}
+
+/// Seconds in the initramfs, and from the kernel's first to when the system was up, as systemd counts them.
+type Startup = (f64, f64);
+
+fn startup(machine: &mut Machine) -> Result<Startup> {
+    let ask = "systemctl show --property InitRDTimestampMonotonic --property UserspaceTimestampMonotonic \
+               --property FinishTimestampMonotonic";
+    let told = machine.guest()?.ok(ask)?;
+    let seconds = |name: &str| {
+        let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let micros: Option<f64> = value.and_then(|value| value.parse().ok());
+        micros.map(|micros| micros / 1e6).ok_or_else(|| format!("no {name} in {told}"))
+    };
+    let begun = seconds("InitRDTimestampMonotonic")?;
+    Ok((seconds("UserspaceTimestampMonotonic")? - begun, seconds("FinishTimestampMonotonic")?))
 }
 
 /// In the firmware's order the DPSR disk follows what has just started the primary.
@@ -85,9 +108,10 @@ pub(super) fn record_in_initramfs(machine: &mut Machine) -> Result<()> {
 }
 
 /// The primary is not there: the machine is as it was at the last generation, and says so.
-fn failed_over(rig: &Rig, start: Start) -> Result<()> {
+fn failed_over(rig: &Rig, start: Start) -> Result<Startup> {
     let mut machine = on(rig, start, &[&rig.dpsr], "from the copy, the primary missing")?;
     is_the_primary(&mut machine)?;
+    let startup = startup(&mut machine)?;
     swaps(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "second")?;
@@ -107,7 +131,7 @@ fn failed_over(rig: &Rig, start: Start) -> Result<()> {
     }
     mark(&mut machine, "fourth")?;
     machine.power_cut();
-    Ok(())
+    Ok(startup)
 }
 
 /// The next start goes on with what was written.
@@ -151,6 +175,7 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
     let warned = refused.code == 3 && refused.output.contains("--discard-primary");
     must(warned, || format!("{}: {}", refused.code, refused.output))?;
+    looked_into(&mut machine, disk.trim())?;
     let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {PRIMARY}"))?;
     say(format_args!("the last pass found {} bytes that differ", begun.number("last_pass")?));
     mark(&mut machine, "sixth")?;
@@ -170,6 +195,28 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
     must(scrubbed.number("found")? == 0, || format!("{scrubbed:?}"))?;
     uninstalled(&mut machine)?;
     machine.shut_down()
+}
+
+/// What was written to the old primary after the last generation can be read, and nothing of it changes: the disk
+/// is what it was, byte for byte. Volumes are found as those of a generation are.
+fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
+    let volume =
+        "$(lsblk --noheadings --list --output PARTLABEL,PARTN /dev/DISK | awk '$1 == \"root\" { print $2 }')";
+    let volume = volume.replace("DISK", disk);
+    let key = format!("printf '{PASSPHRASE}' >/run/key");
+    let lv =
+        "$(lsblk --noheadings --output FSTYPE /dev/disk/by-partlabel/root | grep -q LVM2 && echo --lv=root)";
+    let hash = format!("head -c 64M /dev/{disk} | cksum");
+    let script = format!(
+        "{key}; {hash} >/run/before && mkdir -p /run/old && \
+         dpsr salvage /dev/{disk} /run/old --volume {volume} --key-file /run/key {lv} >/dev/null && \
+         cat /run/old/root/marker; dpsr umount /run/old >/dev/null && {hash} >/run/after && \
+         cmp /run/before /run/after"
+    );
+    let found = machine.guest()?.run_within(PATIENCE, &script)?;
+    must(found.code == 0 && found.output == "third\n", || {
+        format!("in the old primary there was {:?} (exit code {})", found.output, found.code)
+    })
 }
 
 /// The DPSR disk boots nothing any more, and its store is as it was.
