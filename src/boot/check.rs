@@ -113,6 +113,20 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
     found
 }
 
+/// What makes the system's initramfs images: dpsr has a part for dracut alone.
+pub fn generator(dracut: bool, initramfs_tools: bool) -> Vec<Finding> {
+    match (dracut, initramfs_tools) {
+        (true, _) => Vec::new(),
+        (false, true) => vec![Finding::fatal(
+            "initramfs images are made by initramfs-tools, in which dpsr has no part",
+            "apt-get install dracut, which takes its place (apt-get install initramfs-tools undoes that)",
+        )],
+        (false, false) => {
+            vec![Finding::fatal("there is no dracut to make an initramfs", "install the package dracut")]
+        }
+    }
+}
+
 /// Whether GRUB can count starts, where the record says that it is to: it writes to filesystems that lie on a
 /// partition, and keep a file where it is. `kind` is that of the filesystem with its environment.
 pub fn counting(kind: &str, on_partition: bool) -> Vec<Finding> {
@@ -172,6 +186,14 @@ mod tests {
         let others = ["sdc".to_owned()];
         let all = [command_line(line), fstab(fstab_text, copied), crypttab(crypt), stack("zfs", &others)];
         insta::assert_snapshot!(told(all.concat()));
+    }
+
+    #[test]
+    fn what_makes_an_initramfs_is_named() {
+        assert_eq!(generator(true, true), []);
+        let told = told([generator(false, true), generator(false, false)].concat());
+        assert!(told.contains("apt-get install dracut, which takes its place"), "{told}");
+        assert!(told.contains("FATAL there is no dracut"), "{told}");
     }
 
     #[test]

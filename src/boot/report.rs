@@ -101,6 +101,9 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     }));
     found.extend(check::crypttab(&read("etc/crypttab")));
     found.extend(check::stack(&facts::root_kind(&roots), &facts::other_disks(&roots, &primary)));
+    let there = |paths: &[&str]| paths.iter().any(|path| root().join(path).exists());
+    let dracut = there(&["usr/bin/dracut", "usr/sbin/dracut"]);
+    found.extend(check::generator(dracut, there(&["usr/share/initramfs-tools/init"])));
     if config.failover.tries.is_some() {
         let (kind, on_partition) = facts::boot_place(&roots);
         found.extend(check::counting(&kind, on_partition));

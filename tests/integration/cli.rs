@@ -116,6 +116,8 @@ fn help_of_every_verb() {
         "detach",
         "mount",
         "umount",
+        "salvage",
+        "failback",
         "scrub",
         "status",
         "boot",

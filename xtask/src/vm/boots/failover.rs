@@ -200,9 +200,9 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
 /// What was written to the old primary after the last generation can be read, and nothing of it changes: the disk
 /// is what it was, byte for byte. Volumes are found as those of a generation are.
 fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
-    let volume =
-        "$(lsblk --noheadings --list --output PARTLABEL,PARTN /dev/DISK | awk '$1 == \"root\" { print $2 }')";
-    let volume = volume.replace("DISK", disk);
+    let volume = format!(
+        "$(partx --show --noheadings --output NR,NAME /dev/{disk} | awk '$2 == \"root\" {{ print $1 }}')"
+    );
     let key = format!("printf '{PASSPHRASE}' >/run/key");
     let lv =
         "$(lsblk --noheadings --output FSTYPE /dev/disk/by-partlabel/root | grep -q LVM2 && echo --lv=root)";

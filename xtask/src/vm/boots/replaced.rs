@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
 use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::data::{GIB, make_sparse};
+use crate::data::make_sparse;
+use crate::json::Json;
 use crate::vm::machine::{Disk, Format, Machine, Start};
 use crate::vm::must;
 
@@ -32,7 +33,7 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     machine.power_cut();
 
     let file = rig.folder.join("fresh.img");
-    make_sparse(&file, 2 * GIB)?;
+    make_sparse(&file, rig.layout.size())?;
     let fresh = Disk { name: FRESH, file, format: Format::Raw };
     let disks = [&fresh, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &disks, "from the copy, a blank disk beside it")?;
@@ -50,7 +51,10 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "third")?;
-    dpsr_json(&mut machine, &to)?;
+    let begun = dpsr_json(&mut machine, &to)?;
+    must(begun.find("recorded") == Some(&Json::Bool(true)), || format!("{begun:?}"))?;
+    // As it is told: the disk has another serial number than the one recorded in the initramfs.
+    record_in_initramfs(&mut machine)?;
     mark(&mut machine, "fifth")?;
     for moment in MOMENTS {
         cut_at(&mut machine, rig, &disks, moment)?;
