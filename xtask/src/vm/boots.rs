@@ -11,7 +11,7 @@ mod roots;
 mod secure;
 mod unwrapped;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::env;
 use std::fmt::Display;
 use std::fs;
@@ -36,14 +36,15 @@ use crate::scratch::Scratch;
 type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 
 /// All of them, in the order they run in.
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("left_by_itself", Layout::Plain, broken::left_by_itself),
     ("root_on_lvm", Layout::Lvm, roots::by_bios),
     ("root_on_luks", Layout::Luks, roots::by_uefi),
+    ("root_stacked", Layout::Stacked, roots::by_bios),
     ("root_on_xfs", Layout::Xfs, roots::by_uefi),
-    ("root_on_btrfs", Layout::Btrfs, roots::by_bios),
+    ("root_on_btrfs", Layout::Btrfs, roots::by_uefi),
     ("onto_a_blank_disk", Layout::Plain, replaced::onto_a_blank_disk),
     ("secure_boot", Layout::Plain, secure::secure_boot),
     ("bios", Layout::Plain, bios),
@@ -53,8 +54,14 @@ const CASES: [Case; 14] = [
     ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
 ];
 
-/// Those of them that run where nothing else was asked for: they have each of the others' boots in them.
-const USUAL: usize = 2;
+/// Those of them that run where nothing else was asked for, and on which release: each of the others' boots is in one
+/// of them, and each thing a root can stand on.
+const USUAL: [(Debian, &str); 4] = [
+    (Debian::Bookworm, "gone_and_back"),
+    (Debian::Bookworm, "root_stacked"),
+    (Debian::Trixie, "root_on_btrfs"),
+    (Debian::Bookworm, "system_broken"),
+];
 
 /// How long what takes longest in emulation may take: dracut.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -81,38 +88,45 @@ impl Rig {
     /// The machine with these disks, and no others, off.
     fn machine(&self, start: Start, disks: &[&Disk]) -> Result<Machine> {
         let disks = disks.iter().map(|disk| (*disk).clone()).collect();
-        let passphrase = (self.layout == Layout::Luks).then_some(PASSPHRASE);
+        let passphrase = self.layout.is_locked().then_some(PASSPHRASE);
         Ok(Machine::from(start, disks, &self.folder)?.unlocked(passphrase))
     }
 }
 
-/// Runs the chosen cases, each with new disks. Where any failed, their names are the error.
-pub fn run(debian: Debian, choice: &Choice, keep: bool) -> Result<()> {
-    let named = |name: &str| choice.names.iter().any(|it| name.contains(it.as_str()));
-    let takes = |place: usize, name: &str| match choice.names[..] {
-        [] => choice.all || place < USUAL,
-        _ => named(name),
+/// Runs the chosen cases on each of these releases, each with new disks. Where any failed, their names are the error.
+pub fn run(debians: &[Debian], choice: &Choice, keep: bool) -> Result<()> {
+    let takes = |debian: Debian, name: &str| match choice.names[..] {
+        [] => choice.all || USUAL.contains(&(debian, name)),
+        _ => choice.names.iter().any(|it| name.contains(it.as_str())),
     };
-    let cases = CASES.iter().enumerate().filter(|(place, (name, ..))| takes(*place, name));
-    let cases: Vec<&Case> = cases.map(|(_, case)| case).collect();
+    let of = |debian: Debian| CASES.iter().map(move |case| (debian, case));
+    let mut cases: Vec<(Debian, &Case)> = debians
+        .iter()
+        .flat_map(|debian| of(*debian))
+        .filter(|(debian, case)| takes(*debian, case.0))
+        .collect();
     if cases.is_empty() {
         return Err(format!("no case has a name with {}", choice.names.join(" or ")));
     }
-    let failed = side_by_side(debian, &cases, keep)?;
+    // The usual ones in their order, which keeps two machines busy to the end.
+    let place = |debian, name| USUAL.iter().position(|it| *it == (debian, name)).unwrap_or(USUAL.len());
+    cases.sort_by_key(|(debian, case)| place(*debian, case.0));
+    let failed = side_by_side(&cases, keep)?;
     println!("{} of {} passed", cases.len() - failed.len(), cases.len());
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
 /// Runs the cases, two at a time where there are two processors: a machine waits a lot. The names of those that
 /// failed.
-fn side_by_side(debian: Debian, cases: &[&Case], keep: bool) -> Result<Vec<&'static str>> {
+fn side_by_side(cases: &[(Debian, &Case)], keep: bool) -> Result<Vec<String>> {
     let queue = Mutex::new(cases.iter());
     let work = || {
         let mut failed = Vec::new();
-        while let Some(case) = queue.lock().ok().and_then(|mut cases| cases.next()) {
-            CASE.set(case.0);
-            if !told(debian, case, keep)? {
-                failed.push(case.0);
+        while let Some((debian, case)) = queue.lock().ok().and_then(|mut cases| cases.next()) {
+            let label = format!("{} {}", debian.number(), case.0);
+            CASE.set(label.clone());
+            if !told(*debian, case, keep)? {
+                failed.push(label);
             }
         }
         Ok(failed)
@@ -127,25 +141,25 @@ fn side_by_side(debian: Debian, cases: &[&Case], keep: bool) -> Result<Vec<&'sta
 }
 
 thread_local! {
-    /// The case that this thread runs.
-    static CASE: Cell<&'static str> = const { Cell::new("") };
+    /// The release and the case that this thread runs.
+    static CASE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Says something of the case that this thread runs.
 fn say(text: impl Display) {
-    println!("[{}] {text}", CASE.get());
+    CASE.with_borrow(|case| println!("[{case}] {text}"));
 }
 
 /// Runs one case and says how it went; the console of one that failed stays, with `keep` its disks do, too.
 fn told(debian: Debian, (name, layout, case): &Case, keep: bool) -> Result<bool> {
     say("…");
     let start = Instant::now();
-    let kept = image::store().join(format!("kept-boot-{name}"));
+    let kept = image::store().join(format!("kept-boot-{}-{name}", debian.number()));
     let failed = |error| format!("preparing {}: {error}", kept.display());
     if kept.exists() {
         fs::remove_dir_all(&kept).map_err(failed)?;
     }
-    let scratch = Scratch::new(&env::temp_dir(), &format!("boot-{name}"))?;
+    let scratch = Scratch::new(&env::temp_dir(), &format!("boot-{}-{name}", debian.number()))?;
     if keep {
         fs::create_dir(&kept).map_err(failed)?;
     }

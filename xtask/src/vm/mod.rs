@@ -67,7 +67,7 @@ pub fn run(mut args: Args) -> Result<()> {
     args.finish()?;
     packages::ensure(&[packages::BUILD, packages::TEST, packages::VM].concat(), yes)?;
     if boot {
-        return boots::run(debian, &choice, keep);
+        return boots::run(&[debian], &choice, keep);
     }
     if !keep {
         let scratch = Scratch::new(&env::temp_dir(), &format!("vm-{}", debian.number()))?;
@@ -89,9 +89,9 @@ pub fn test(debian: Debian, choice: &Choice) -> Result<()> {
     run_in(debian, choice, None, scratch.path())
 }
 
-/// Runs the chosen cases that begin before any system runs.
-pub fn test_boots(debian: Debian, choice: &Choice) -> Result<()> {
-    boots::run(debian, choice, false)
+/// Runs the chosen cases that begin before any system runs, on every release.
+pub fn test_boots(choice: &Choice) -> Result<()> {
+    boots::run(&ALL, choice, false)
 }
 
 /// Whether machines can be built and run here, and if not, why.

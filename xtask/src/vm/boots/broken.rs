@@ -107,7 +107,7 @@ pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
     machine.power_cut();
     for _ in 0..2 {
         // Who has no init to go on with says so, and stays.
-        let words = ["the primary loads its kernel", "Failed to switch root"];
+        let words = ["the primary loads its kernel", "No /sbin/init, trying fallback"];
         let took = rig.machine(Start::Uefi, &both)?.watch(&words, PATIENCE)?;
         say(format_args!("the broken system, until it gives up: {:.1} s", took.as_secs_f64()));
     }

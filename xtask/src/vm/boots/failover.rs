@@ -204,8 +204,7 @@ fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
         "$(partx --show --noheadings --output NR,NAME /dev/{disk} | awk '$2 == \"root\" {{ print $1 }}')"
     );
     let key = format!("printf '{PASSPHRASE}' >/run/key");
-    let lv =
-        "$(lsblk --noheadings --output FSTYPE /dev/disk/by-partlabel/root | grep -q LVM2 && echo --lv=root)";
+    let lv = "$(test -e /dev/mapper/system-root && echo --lv=root)";
     let hash = format!("head -c 64M /dev/{disk} | cksum");
     let script = format!(
         "{key}; {hash} >/run/before && mkdir -p /run/old && \

@@ -8,7 +8,6 @@ use std::path::Path;
 use super::failover::{back, mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
 use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
 use crate::Result;
-use crate::vm::installed::Layout;
 use crate::vm::machine::Start;
 use crate::vm::must;
 
@@ -40,7 +39,7 @@ fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "third")?;
     machine.power_cut();
-    if rig.layout == Layout::Luks {
+    if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }
 
@@ -55,7 +54,7 @@ fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
     machine.shut_down()?;
     // The old primary is there again: the copy has what is newer.
     back(rig, &rig.primary)?;
-    if rig.layout == Layout::Luks {
+    if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }
     Ok(())

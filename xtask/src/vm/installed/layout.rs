@@ -24,7 +24,7 @@ pub const HOME_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a06";
 /// The volume number of the ESP, as mkfs.fat(8) and as blkid(8) write it.
 pub const ESP_ID: (&str, &str) = ("1d3f6bb6", "1D3F-6BB6");
 
-/// The volume group, and the name under which what is encrypted is opened.
+/// The volume group.
 pub const SYSTEM: &str = "system";
 
 /// Start and size, in bytes.
@@ -32,6 +32,9 @@ pub type Place = (u64, u64);
 
 pub const BIOS: Place = (MIB, MIB);
 pub const ESP: Place = (BIOS.0 + BIOS.1, 64 * MIB);
+
+/// What LUKS1 of QEMU takes of a partition at most, for its header and keys.
+pub const LUKS_HEADER: u64 = 4 * MIB;
 
 /// In the volume group, from the first extent on, which is 1 MiB behind the start of the physical volume.
 pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
@@ -50,6 +53,8 @@ pub enum Layout {
     Lvm,
     /// ext4 on LUKS; the passphrase is asked for on the console.
     Luks,
+    /// XFS on a logical volume, and ext4 on another one for the homes, all of it in LUKS.
+    Stacked,
 }
 
 impl Layout {
@@ -61,6 +66,7 @@ impl Layout {
             Self::Btrfs => "btrfs",
             Self::Lvm => "lvm",
             Self::Luks => "luks",
+            Self::Stacked => "stacked",
         }
     }
 
@@ -68,9 +74,19 @@ impl Layout {
     pub fn filesystem(self) -> &'static str {
         match self {
             Self::Plain | Self::Lvm | Self::Luks => "ext4",
-            Self::Xfs => "xfs",
+            Self::Xfs | Self::Stacked => "xfs",
             Self::Btrfs => "btrfs",
         }
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_locked(self) -> bool {
+        matches!(self, Self::Luks | Self::Stacked)
+    }
+
+    /// Whether it has logical volumes.
+    pub fn has_volumes(self) -> bool {
+        matches!(self, Self::Lvm | Self::Stacked)
     }
 
     /// The partition with the kernels.
@@ -100,7 +116,11 @@ impl Layout {
         match self {
             Self::Plain | Self::Xfs | Self::Btrfs => format!("root=UUID={ROOT_UUID}"),
             Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
-            Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}={SYSTEM}"),
+            Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}=locked"),
+            Self::Stacked => {
+                let opened = format!("rd.luks.name={LUKS_UUID}=locked rd.lvm.lv={SYSTEM}/root");
+                format!("root=/dev/mapper/{SYSTEM}-root {opened}")
+            }
         }
     }
 
@@ -111,7 +131,7 @@ impl Layout {
         if self.boot().is_some() {
             lines.push_str(&format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n"));
         }
-        if self == Self::Lvm {
+        if self.has_volumes() {
             lines.push_str(&format!("UUID={HOME_UUID} /home ext4 defaults 0 2\n"));
         }
         lines.push_str(&format!(
@@ -122,7 +142,7 @@ impl Layout {
     }
 
     pub fn crypttab(self) -> Option<String> {
-        (self == Self::Luks).then(|| format!("{SYSTEM} UUID={LUKS_UUID} none luks\n"))
+        self.is_locked().then(|| format!("locked UUID={LUKS_UUID} none luks\n"))
     }
 
     /// The partition table as sfdisk(8) reads it.

@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::layout::{HOME_UUID, HOME_VOLUME, LUKS_UUID, Layout, Place, ROOT_UUID, ROOT_VOLUME, SYSTEM};
+use super::layout::{
+    HOME_UUID, HOME_VOLUME, LUKS_HEADER, LUKS_UUID, Layout, Place, ROOT_UUID, ROOT_VOLUME, SYSTEM,
+};
 use crate::Result;
 use crate::data::{MIB, make_sparse};
 use crate::dpsr::text;
@@ -34,20 +36,31 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
         Layout::Lvm => {
             make_volumes(&whole, place.1)?;
             make_ext4(&whole, ROOT_VOLUME, &ext4, root)?;
-            let empty = beside.join("home");
-            fs::create_dir_all(&empty).map_err(|error| format!("making {}: {error}", empty.display()))?;
-            make_ext4(&whole, HOME_VOLUME, &["-U", HOME_UUID], &empty)?;
+            make_homes(&whole, beside)?;
         }
         Layout::Luks => {
-            let plain = beside.join("plain.img");
-            // LUKS1 of QEMU begins with 2 MiB of header and keys at most.
-            let size = place.1 - 4 * MIB;
+            let (plain, size) = (beside.join("plain.img"), place.1 - LUKS_HEADER);
             make_sparse(&plain, size)?;
             make_ext4(&plain, (0, size), &ext4, root)?;
             encrypt(&plain, &whole)?;
         }
+        Layout::Stacked => {
+            let (plain, size) = (beside.join("plain.img"), place.1 - LUKS_HEADER);
+            make_volumes(&plain, size)?;
+            make_xfs(root, &whole, ROOT_VOLUME.1, beside)?;
+            put(&whole, &plain, ROOT_VOLUME)?;
+            make_homes(&plain, beside)?;
+            encrypt(&plain, &whole)?;
+        }
     }
     put(&whole, disk, place)
+}
+
+/// The volume for the homes, of which there are none.
+fn make_homes(disk: &Path, beside: &Path) -> Result<()> {
+    let empty = beside.join("home");
+    fs::create_dir_all(&empty).map_err(|error| format!("making {}: {error}", empty.display()))?;
+    make_ext4(disk, HOME_VOLUME, &["-U", HOME_UUID], &empty)
 }
 
 /// Copies a file into a partition, holes left as they are.
