@@ -97,7 +97,9 @@ impl Layout {
     /// The partition with the root, or with what it stands on.
     pub fn root(self) -> Place {
         let before = self.boot().unwrap_or(ESP);
-        (before.0 + before.1, 720 * MIB)
+        // mkfs.btrfs plans generously for what it is to hold.
+        let size = if self == Self::Btrfs { 960 * MIB } else { 720 * MIB };
+        (before.0 + before.1, size)
     }
 
     pub fn swap(self) -> Place {

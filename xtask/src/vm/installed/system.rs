@@ -30,7 +30,7 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
         Layout::Xfs => make_xfs(root, &whole, place.1, beside)?,
         Layout::Btrfs => {
             make_sparse(&whole, place.1)?;
-            let words = ["--quiet", "--uuid", ROOT_UUID, "--rootdir"];
+            let words = ["--quiet", "--metadata", "single", "--uuid", ROOT_UUID, "--rootdir"];
             output(tool("mkfs.btrfs").args(words).arg(root).arg(&whole))?;
         }
         Layout::Lvm => {
