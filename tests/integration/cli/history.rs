@@ -4,6 +4,14 @@
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use dpsr::changes::Mode;
+use dpsr::changes::source::Moving;
+use dpsr::format::moment::Moment;
+use dpsr::open;
+use dpsr::progress::Silent;
+use dpsr::sync::{Request, sync};
 
 use super::{Desk, blanked, dialogue};
 use crate::world::stamped;
@@ -60,6 +68,43 @@ fn rules_tell_what_goes() {
     let text = desk.run("sync --offline");
     assert!(text.contains("Dropped because no rule keeps them: generations 4, 5."), "{text}");
     assert!(desk.run("prune --json").contains("\"dropped\": []"));
+}
+
+/// The start of 2026-11-20.
+const DAY: u64 = 1_795_132_800;
+
+/// A generation at each of these times: minutes of one day.
+fn at(minutes: &[u64]) -> Desk {
+    let desk = Desk::paired();
+    for minute in minutes {
+        let pair = open::pair_offline(&desk.path("pairs"), None, false).unwrap();
+        let request = Request {
+            mode: Mode::Digest,
+            no_undo: false,
+            moving: Moving::All,
+            dry_run: false,
+            time: DAY + minute * 60,
+            moment: Arc::new(Moment::default()),
+        };
+        sync(&pair.disks, &request, &Silent).unwrap();
+    }
+    desk
+}
+
+#[test]
+fn hourly_rules_can_be_tried_without_losing_anything() {
+    let desk = at(&[10, 59, 60, 119, 300]);
+    let before = desk.run("generations");
+    let text = story(&desk, &["prune --simulate --keep-hourly 2", "prune --simulate --keep-hourly 3 --json"]);
+    insta::assert_snapshot!(text);
+    let record = desk.path("pairs/system.toml");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("[primary]", "[keep]\nhourly = 2\ndaily = 1\n\n[primary]")).unwrap();
+    insta::assert_snapshot!("rules_of_the_record", story(&desk, &["prune --simulate"]));
+    assert_eq!(desk.run("generations"), before);
+    // What was told is what happens.
+    let done = desk.run("prune --json");
+    assert!(done.contains("\"dropped\": [\n    1,\n    2,\n    3\n  ]"), "{done}");
 }
 
 #[test]
