@@ -2,8 +2,8 @@
 //! Which devices lie under a mount point, down to the disks.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::mounts::mounts;
@@ -32,10 +32,11 @@ pub fn chain_of_node(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
     seen.into_values().collect()
 }
 
-/// Every device under the filesystem that holds `file`.
+/// Every device under the filesystem that holds `file`; of the node of a block device, under that device.
 pub fn chain_under_file(roots: &Roots, file: &Path) -> Vec<BlockNode> {
     let mut seen = BTreeMap::new();
-    let number = fs::metadata(file).ok().map(|meta| DevNum::of(meta.dev()));
+    let of = |meta: Metadata| if meta.file_type().is_block_device() { meta.rdev() } else { meta.dev() };
+    let number = fs::metadata(file).ok().map(|meta| DevNum::of(of(meta)));
     if let Some(node) = number.and_then(|number| roots.node(number)) {
         descend(roots, node, &mut seen);
     } else if number.is_some() {

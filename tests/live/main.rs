@@ -20,6 +20,7 @@ mod holder;
 mod latency;
 mod mount;
 mod overflow;
+mod pre_images;
 mod shell;
 mod smoke;
 mod snapshot;

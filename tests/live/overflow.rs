@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -108,11 +108,8 @@ fn waits_to_speak(pid: u32) -> bool {
 
 /// One sync, with more overwritten than there is room for at `moment`; its exit code and last line.
 fn overflown(world: &World, moment: Moment, overwrite: &str) -> (Option<i32>, String) {
-    let hook = world.config().join("hooks/post-thaw.d/overwrite");
     if matches!(moment, Moment::BeforeTheFirstRead) {
-        fs::create_dir_all(hook.parent().unwrap()).unwrap();
-        fs::write(&hook, format!("#!/bin/sh\n{overwrite}\n")).unwrap();
-        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        world.hook("post-thaw", overwrite);
     }
     let mut said = Said::new();
     let stderr = Stdio::from(said.writer.as_ref().unwrap().try_clone().unwrap());
@@ -134,7 +131,9 @@ fn overflown(world: &World, moment: Moment, overwrite: &str) -> (Option<i32>, St
         }
     }
     let (code, text) = said.end(&mut child);
-    let _none = fs::remove_file(hook);
+    if matches!(moment, Moment::BeforeTheFirstRead) {
+        world.no_hooks();
+    }
     (code, text.lines().last().unwrap_or_default().to_owned())
 }
 

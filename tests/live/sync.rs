@@ -2,7 +2,6 @@
 //! Syncs of a primary that is mounted and written to: one instant, clean filesystems, exact copies.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +26,11 @@ pub struct Live<'a> {
 impl<'a> Live<'a> {
     /// Makes a partition for each `(size in MiB, type)`, pairs, wraps and mounts them. Swap is not mounted.
     pub fn new(world: &'a World, parts: &[(u32, &'static str)]) -> Self {
+        Self::paired(world, parts, || world.init(&[]))
+    }
+
+    /// The same, paired by `init`.
+    pub fn paired(world: &'a World, parts: &[(u32, &'static str)], init: impl FnOnce()) -> Self {
         let line = |(size, kind): &(u32, &str)| {
             let code = if *kind == "swap" { "S" } else { "L" };
             format!("size={size}M, type={code}")
@@ -38,7 +42,7 @@ impl<'a> Live<'a> {
             make(kind, &world.primary.part(number));
         }
         shell::ok("udevadm settle --timeout=30");
-        world.init(&[]);
+        init();
         quick(world, "");
         let mut live = Self { world, types, mounts: Vec::new() };
         live.wrap();
@@ -48,12 +52,8 @@ impl<'a> Live<'a> {
     fn wrap(&mut self) {
         let ids = self.types.iter().enumerate().filter(|(_, kind)| **kind != "swap");
         let parts: Vec<u32> = ids.map(|(place, _)| place as u32 + 1).collect();
-        let uuid = |number: &u32| {
-            let part = self.world.primary.part(*number);
-            let uuid = shell::ok(&format!("blkid --probe --output value --match-tag UUID {part}"));
-            format!("/dev/disk/by-uuid/{}", uuid.trim())
-        };
-        let links: Vec<String> = parts.iter().map(uuid).collect();
+        let links: Vec<String> =
+            parts.iter().map(|number| by_uuid(&self.world.primary.part(*number))).collect();
         self.world.ok(&["wrap"]);
         shell::ok(&format!("udevadm wait --settle --timeout=60 {}", links.join(" ")));
         self.mounts = links.iter().map(|link| self.world.mount(link, "")).collect();
@@ -95,6 +95,12 @@ impl<'a> Live<'a> {
         }
         numbers
     }
+}
+
+/// The link that leads to the filesystem on `part`, whatever lies below it.
+pub fn by_uuid(part: &str) -> String {
+    let uuid = shell::ok(&format!("blkid --probe --output value --match-tag UUID {part}"));
+    format!("/dev/disk/by-uuid/{}", uuid.trim())
 }
 
 /// Does not wait for quiet for long; `more` goes into the same part of the record.
@@ -176,7 +182,8 @@ impl<'a> Attached<'a> {
         Self { world, generation, nodes }
     }
 
-    fn disk(&self) -> &str {
+    /// The node of the whole disk.
+    pub fn disk(&self) -> &str {
         &self.nodes[0].1
     }
 
@@ -194,7 +201,8 @@ impl Drop for Attached<'_> {
     }
 }
 
-fn one_instant(numbers: &[u64]) {
+/// Asserts that a writer had written these numbers at one instant.
+pub fn one_instant(numbers: &[u64]) {
     let (least, most) = (numbers.iter().min().unwrap(), numbers.iter().max().unwrap());
     assert!(most - least <= 1, "{numbers:?}");
 }
@@ -249,16 +257,12 @@ fn a_generation_is_what_the_snapshot_reads_as() {
         let live = Live::new(world, &[(64, "ext4")]);
         live.sync(&[]);
         let sum = "/run/dpsr-live/sum";
-        let hook = world.config().join("hooks/post-thaw.d/hash");
-        fs::create_dir_all(hook.parent().unwrap()).unwrap();
         // All of the filesystem, and no more: hashing is slow in emulation, and a hook has a deadline.
         let hash = |node: &str| format!("head -c 66M {node} | cksum");
         // The kernel's own node: the link may not be there yet.
         let node = "/dev/dm-$(dmsetup info --columns --noheadings --options minor $(dmsetup ls | \
                     grep --only-matching 'dpsr-[^-]*-snapshot'))";
-        let script = format!("#!/bin/sh\n{} >{sum}\n", hash(node));
-        fs::write(&hook, script).unwrap();
-        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        world.hook("post-thaw", &format!("{} >{sum}", hash(node)));
         let busy = live.mounts[0].join("busy");
         let overwrite = format!("dd if=/dev/urandom of={} bs=64k count=400 conv=fsync", busy.display());
         shell::ok(&overwrite);

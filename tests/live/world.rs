@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -121,6 +122,20 @@ impl World {
     pub fn init(&self, options: &[&str]) {
         let words = self.init_words(options);
         self.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// A program of the administrator, `pre-freeze` or `post-thaw`: before anything is frozen, or while the snapshot is
+    /// held and nothing of it was read yet.
+    pub fn hook(&self, when: &str, script: &str) {
+        let hook = self.config().join(format!("hooks/{when}.d/test"));
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// None any more.
+    pub fn no_hooks(&self) {
+        fs::remove_dir_all(self.config().join("hooks")).unwrap();
     }
 
     /// Mounts `device`; the directory.
