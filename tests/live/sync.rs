@@ -326,3 +326,28 @@ fn a_killed_sync_holds_nothing_up() {
         world.ok(&["scrub"]);
     });
 }
+
+/// Whoever would have cleaned up is dead too: the snapshot stays, the primary goes on, and the next sync ends it.
+#[test]
+fn a_sync_killed_with_its_keeper_is_ended_by_the_next() {
+    in_vm(|world| {
+        let live = Live::new(world, &[(64, "ext4"), (48, "vfat")]);
+        let files = live.files();
+        let writer = Writer::start(&files);
+        world.hook("post-thaw", "kill -KILL $(pgrep -f 'internal keep') $PPID");
+        let killed = world.run(&["sync"]);
+        assert_eq!(killed.status.code(), None, "{killed:?}");
+        let tables = shell::ok("dmsetup table");
+        assert!(tables.contains(" snapshot-origin ") && tables.contains(" snapshot "), "{tables}");
+        let before = Writer::number(&files[1]);
+        shell::wait_for("more writes", PATIENCE, || Writer::number(&files[1]) > before);
+
+        world.no_hooks();
+        let report = live.sync(&[]);
+        let written = writer.stop();
+        println!("{written:?}");
+        plain_again(world);
+        assert_eq!((&report["generation"], &report["one_instant"]), (&1.into(), &true.into()), "{report}");
+        one_instant(&live.numbers(&report["generation"]));
+    });
+}

@@ -53,7 +53,8 @@ fn wrap(disk: &Disk) {
             (part, number(&format!("{at}/start")), number(&format!("{at}/size")))
         })
         .collect();
-    shell::ok(&format!("partx --delete {}", disk.node));
+    // udev looks into what has just been made.
+    shell::ok(&format!("udevadm settle --timeout=60; partx --delete {}", disk.node));
     create(&id().disk(), &format!("0 {size} linear {} 0", disk.node));
     for (part, start, len) in parts {
         let below = if part == LEFT_OUT { disk.node.clone() } else { node(&id().disk()) };
