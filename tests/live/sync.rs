@@ -351,3 +351,34 @@ fn a_sync_killed_with_its_keeper_is_ended_by_the_next() {
         one_instant(&live.numbers(&report["generation"]));
     });
 }
+
+/// What a hook does while the moment is held: look whether the machine may sleep, write past the wrap.
+#[test]
+fn sleep_waits_for_a_sync_and_what_goes_past_the_wrap_is_told() {
+    in_vm(|world| {
+        let live = Live::new(world, &[(64, "ext4")]);
+        let sleepers = || shell::ok("systemd-inhibit --list --no-legend --no-pager");
+        let seen = "/run/dpsr-live/inhibitors";
+        world.hook("post-thaw", &format!("systemd-inhibit --list --no-legend --no-pager >{seen}"));
+        assert!(!sleepers().contains("dpsr"));
+        assert_eq!(live.sync(&[])["one_instant"], true);
+        let during = fs::read_to_string(seen).unwrap();
+        let ours = during.lines().find(|line| line.starts_with("dpsr "));
+        assert!(ours.is_some_and(|line| line.contains(" sleep ") && line.contains(" block")), "{during}");
+        shell::wait_for("the end of what inhibits", PATIENCE, || !sleepers().contains("dpsr"));
+
+        // Into the room behind the last partition.
+        let raw = &world.primary.node;
+        let past = format!("dd if=/dev/urandom of={raw} oflag=direct bs=4k count=1 seek=60000 status=none");
+        world.hook("post-thaw", &past);
+        let report = live.sync(&[]);
+        assert_eq!((&report["generation"], &report["one_instant"]), (&2.into(), &false.into()), "{report}");
+        world.no_hooks();
+        let report = live.sync(&[]);
+        assert_eq!((&report["generation"], &report["one_instant"]), (&3.into(), &true.into()), "{report}");
+        let told = world.json(&["generations"]);
+        let told: Vec<_> =
+            told["generations"].as_array().unwrap().iter().map(|it| &it["one_instant"]).collect();
+        assert_eq!(told, [true, false, true]);
+    });
+}
