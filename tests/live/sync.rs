@@ -382,3 +382,57 @@ fn sleep_waits_for_a_sync_and_what_goes_past_the_wrap_is_told() {
         assert_eq!(told, [true, false, true]);
     });
 }
+
+/// Killed while it fills the image, and killed when that is full and the moment is held: a copy that was filled is
+/// not copied again.
+#[test]
+fn a_first_copy_that_is_killed_goes_on_where_it_was() {
+    in_vm(|world| {
+        let live = Live::new(world, &[(96, "ext4")]);
+        let bulk = live.mounts[0].join("bulk");
+        shell::ok(&format!("dd if=/dev/urandom of={} bs=1M count=48 conv=fsync status=none", bulk.display()));
+        let writer = Writer::start(&live.files());
+        let name = world.dpsr.node.trim_start_matches("/dev/");
+        let written = || {
+            let counts = fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+            counts.split_whitespace().nth(6).unwrap().parse::<u64>().unwrap() * 512
+        };
+        let start = written();
+        let mut child = world.command(&["sync"]).spawn().unwrap();
+        shell::wait_for("half of the copy", PATIENCE, || written() > start + (24 << 20));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(written() < start + (48 << 20), "it was killed too late");
+        let filling = || {
+            let status = world.json(&["status"]);
+            assert_eq!(
+                (&status["state"], &status["generation"]),
+                (&"filling".into(), &Value::Null),
+                "{status}"
+            );
+        };
+        filling();
+
+        world.hook("post-thaw", "kill -KILL $PPID");
+        assert_eq!(world.run(&["sync"]).status.code(), None);
+        filling();
+        world.no_hooks();
+        let report = live.sync(&[]);
+        assert_eq!((&report["generation"], &report["one_instant"]), (&1.into(), &true.into()), "{report}");
+        let copied = report["bytes_written_image"].as_u64().unwrap();
+        assert!(copied < 24 << 20, "{copied} bytes were written once more");
+        writer.stop();
+        plain_again(world);
+        assert!(live.numbers(&report["generation"])[0] > 0);
+
+        let attached = Attached::new(world, &report["generation"]);
+        let (code, told) = world.refused(&["sync"]);
+        assert!(code == 4 && told.contains("generation 1 is attached"), "{told}");
+        drop(attached);
+        plain_again(world);
+        live.unmount();
+        assert_eq!(live.sync(&[])["generation"], 2);
+        world.ok(&["unwrap"]);
+        world.generation_is_the_primary(2);
+    });
+}
