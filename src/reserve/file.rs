@@ -158,7 +158,11 @@ pub fn check(
     let failed =
         |error: io::Error| Error::device(CHECKING, &name, &error).left("the last generation is intact");
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => refuse("it is not there any more"),
+        _ => failed(error),
+    })?;
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() || found.ino() != reserve.inode {
         return Err(refuse("it is another file"));

@@ -21,6 +21,7 @@ mod latency;
 mod mount;
 mod overflow;
 mod pre_images;
+mod reserve;
 mod shell;
 mod smoke;
 mod snapshot;
