@@ -25,6 +25,7 @@ mod reserve;
 mod shell;
 mod smoke;
 mod snapshot;
+mod stacked;
 mod sync;
 mod window;
 mod world;

@@ -9,7 +9,7 @@ use crate::shell;
 use crate::world::{World, in_vm};
 
 /// A directory to mount at, below what is cleaned up after a test.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     let directory = PathBuf::from("/run/dpsr-live/generation");
     fs::create_dir_all(&directory).unwrap();
     directory
@@ -53,7 +53,8 @@ fn both_are_readable(world: &World, options: &[&str], live: &str) {
     assert_eq!(world.json(&["sync", "--offline"])["generation"], 3);
 }
 
-fn umount(at: &std::path::Path) {
+/// `dpsr umount`.
+pub fn umount(at: &std::path::Path) {
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_dpsr")).arg("umount").arg(at).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
