@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One moment of a primary in use: exact, brief, and never in the way of the primary.
 
+use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use dpsr::units::MIB;
@@ -187,18 +190,65 @@ fn swap_on_the_same_disk_and_no_memory_left() {
         let swap = node(&id().partition(LEFT_OUT));
         shell::ok(&format!("mkswap --quiet {swap} 2>/dev/null; swapon {swap}"));
         let writer = Writer::start(&counters(&mounts));
-        let brief = Duration::from_millis(300);
-        let mut holder = Holder::start(&memory(32), brief, brief, Duration::from_millis(50));
-        let mut hog = std::process::Command::new("sh");
-        hog.args(["-c", "head -c 600M /dev/zero | tail | sleep 30"]);
-        let mut hog = hog.spawn().unwrap();
+        let full = world.fill_memory();
+        // Somebody writes, and so it is taken when the limit is over.
+        let limit = Duration::from_secs(15);
+        let mut holder = Holder::start(&memory(32), limit, limit, Duration::from_millis(50));
+        shell::wait_for("memory that is locked", Duration::from_secs(60), || {
+            shell::ok("losetup --list --noheadings --output BACK-FILE").contains("dpsr-cow")
+        });
+        let hog = Hog::start();
+        shell::wait_for("pages that are swapped out", limit, || hog.swapped_out() > 0);
+        let before = hog.swapped_out();
         let held = holder.held().unwrap_or_else(|why| panic!("{why}"));
-        hog.kill().unwrap();
-        hog.wait().unwrap();
+        let meanwhile = hog.swapped_out() - before;
+        assert!(meanwhile > 0, "nothing was swapped out while the moment was taken");
+        drop(hog);
+        world.unmount(&full);
         holder.release();
         let written = writer.stop();
-        println!("pause {:?}, longest write {:?}", held.pause, written.longest);
+        println!("pause {:?}, longest write {:?}, {meanwhile} pages out", held.pause, written.longest);
         shell::ok(&format!("swapoff {swap}"));
         must_be_plain();
     });
+}
+
+/// Takes more memory than there is, gives it back, and takes it again, until dropped.
+struct Hog {
+    process: Child,
+    /// Pages that had been swapped out before.
+    before: u64,
+}
+
+/// Where the kernel is told to swap rather than to forget what it has read, and what it is told otherwise.
+const SWAPPINESS: (&str, &str, &str) = ("/proc/sys/vm/swappiness", "200", "60");
+
+impl Hog {
+    fn start() -> Self {
+        fs::write(SWAPPINESS.0, SWAPPINESS.1).unwrap();
+        let before = swapped_out();
+        let more = "awk '/^MemAvailable/ { print $2 + 8192 }' /proc/meminfo";
+        let take = format!("while :; do head -c $({more})K /dev/zero | tail | wc -c >/dev/null; done");
+        let process = Command::new("sh").args(["-c", &take]).process_group(0).spawn().unwrap();
+        Self { process, before }
+    }
+
+    fn swapped_out(&self) -> u64 {
+        swapped_out() - self.before
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        shell::run(&format!("kill -KILL -{}", self.process.id()));
+        self.process.wait().unwrap();
+        fs::write(SWAPPINESS.0, SWAPPINESS.2).unwrap();
+    }
+}
+
+/// `pswpout` of /proc/vmstat: pages that were swapped out since the boot.
+fn swapped_out() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap();
+    let pages = text.lines().find_map(|line| line.strip_prefix("pswpout ")).unwrap();
+    pages.parse().unwrap()
 }

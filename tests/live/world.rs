@@ -147,6 +147,17 @@ impl World {
         directory
     }
 
+    /// Takes all memory but what a snapshot needs, and a little more: memory that is never swapped out, given back by
+    /// unmounting the directory.
+    pub fn fill_memory(&self) -> PathBuf {
+        let directory = Path::new(MOUNTS).join("memory");
+        fs::create_dir_all(&directory).unwrap();
+        let (at, left) = (directory.display(), 200 << 10);
+        let size = format!("$(awk '/^MemAvailable/ {{ print $2 - {left} }}' /proc/meminfo)K");
+        shell::ok(&format!("mount -t ramfs memory {at}; head -c {size} /dev/zero >{at}/file"));
+        directory
+    }
+
     /// Unmounts what [`mount`](Self::mount) mounted.
     pub fn unmount(&self, directory: &Path) {
         shell::ok(&format!("umount '{}'", directory.display()));
