@@ -11,8 +11,6 @@ use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FallocateFlags, fallocate};
-
 use super::filesystems::lies_on;
 use crate::error::{Error, Kind, Result};
 use crate::pair::mounts::mounts;
@@ -163,10 +161,8 @@ fn in_file(roots: &Roots, wrapped: &Wrapped, path: &Path, size: Bytes) -> Result
 
 /// The bands around it stay holes.
 fn allocate(file: &File, size: Bytes) -> io::Result<()> {
-    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     file.set_len((HEAD + size + TAIL).0)?;
-    let (start, len) = (HEAD.0.try_into().map_err(invalid)?, size.0.try_into().map_err(invalid)?);
-    Ok(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)?)
+    memory::allocate(file, HEAD, size)
 }
 
 fn over(file: &File, size: Bytes) -> Result<Place> {

@@ -9,6 +9,8 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::c_void;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlock, mlockall, mmap, munlockall, munmap};
@@ -18,6 +20,21 @@ use crate::units::Bytes;
 /// An empty file in memory, gone with its last descriptor.
 pub fn file(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// Takes the room for `len` bytes of a file from `start` on; its size stays.
+///
+/// Older kernels, as 6.1, give up a file in memory half-way whenever the thread has anything else to look at, and are
+/// asked again: not a signal alone is that, but also the end of an io_uring that the thread has used.
+pub fn allocate(file: &impl AsFd, start: Bytes, len: Bytes) -> io::Result<()> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let (start, len) = (start.0.try_into().map_err(invalid)?, len.0.try_into().map_err(invalid)?);
+    loop {
+        match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len) {
+            Err(Errno::EINTR) => {}
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// A part of a file as memory of this process; unmapped when dropped.

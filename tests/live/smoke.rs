@@ -2,7 +2,12 @@
 //! What an offline pair must do on real disks: be known by serial number, copy exactly, stay unseen.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, id};
 use std::time::Duration;
+
+use dpsr::sys::memory;
+use dpsr::units::{Bytes, MIB};
 
 use crate::shell;
 use crate::world::{World, in_vm};
@@ -106,5 +111,19 @@ fn a_mounted_primary_is_refused_and_its_writers_go_on() {
         let written = writer.stop();
         assert_eq!(files.map(|file| Writer::number(&file)), [written.last; 2]);
         assert!(written.longest < PATIENCE, "{written:?}");
+    });
+}
+
+/// Whoever stops a process, and lets it go on, interrupts what the kernel does for it.
+#[test]
+fn room_in_memory_is_taken_by_a_process_that_is_stopped_meanwhile() {
+    in_vm(|_| {
+        let stops = "for _ in $(seq 20); do kill -STOP $0; kill -CONT $0; sleep 0.2; done";
+        let mut stopping = Command::new("sh").args(["-c", stops, &id().to_string()]).spawn().unwrap();
+        while stopping.try_wait().unwrap().is_none() {
+            let file = memory::file("test").unwrap();
+            memory::allocate(&file, Bytes::ZERO, Bytes(64 * MIB)).unwrap();
+            assert_eq!(file.metadata().unwrap().blocks() * 512, 64 * MIB);
+        }
     });
 }
