@@ -45,6 +45,11 @@ pub fn run(mut args: Args) -> Result<()> {
     }
     println!("\nNow a disk in use, in a virtual machine (the first time, building it takes some minutes):\n");
     vm::demonstrate()?;
-    println!("\nAll of that was as told, too.");
+    println!(
+        "\nAll of that was as told, too. Last, a machine with dpsr installed, for some minutes: it is synced, its disk \
+         is pulled, it comes back by itself from the copy, goes on, and is brought back to its disk:\n"
+    );
+    vm::demonstrate_failover()?;
+    println!("\nThat is the whole story.");
     Ok(())
 }

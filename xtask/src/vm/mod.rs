@@ -115,6 +115,12 @@ pub fn demonstrate() -> Result<()> {
     story::two_moments(&mut machine)
 }
 
+/// The story told whole: the disk of a machine is pulled, it comes back by itself, and goes back to its disk.
+pub fn demonstrate_failover() -> Result<()> {
+    let names = vec!["gone_and_back".to_owned()];
+    boots::run(&ALL[..1], &Choice { all: false, names }, false)
+}
+
 /// A machine with two empty disks, its files in `folder`.
 fn off(debian: Debian, folder: &Path) -> Result<Machine> {
     let image = Image::of(debian)?;
