@@ -146,9 +146,13 @@ fn cow(place: Option<Cow>, pair: &OpenPair, parts: &[Range<Bytes>]) -> Result<(C
     let descriptor = dpsr.descriptor().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
     let same = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     let over = File::options().read(true).write(true).open(same).map_err(failed)?;
-    let device = Loop::direct(&over, dpsr.alignment().max(Bytes(SECTOR))).map_err(failed)?;
+    // Not over all of the disk: that would be a second one that looks like it.
+    let store = &pair.disks.partition;
+    let block = dpsr.alignment().max(Bytes(SECTOR));
+    let device = Loop::direct(&over, block, store).map_err(failed)?;
     let number = device.number().map_err(failed)?;
-    Ok((Cow::Device(DevNum::of(number), parts.to_vec()), Some(device)))
+    let within = |part: &Range<Bytes>| part.start - store.start..part.end - store.start;
+    Ok((Cow::Device(DevNum::of(number), parts.iter().map(within).collect()), Some(device)))
 }
 
 fn settings(live: &LiveConfig, dir: &Path, cow: Cow) -> Settings {

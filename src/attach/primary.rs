@@ -30,10 +30,14 @@ pub fn show(store: Uuid, probe: &Probe, volumes: &[Volume]) -> Result<Attached> 
     let parts = volumes.iter().filter_map(|volume| Some((volume.name.parse().ok()?, volume)));
     let parts: Vec<(u32, &Volume)> = parts.filter(|(_, volume)| volume.size > Bytes::ZERO).collect();
     let mapped = |role| Some(Mapped { number: there.get(&role)?.number, name: name(id, role) });
+    let on_it = |disk: &Mapped| {
+        let below = roots.node(disk.number).map(|node| node.slaves()).unwrap_or_default();
+        below.iter().any(|node| Some(node.number) == probe.number)
+    };
     let known = || {
         let volumes =
             parts.iter().map(|(part, volume)| Some(((*volume).clone(), mapped(Role::Part(*part))?)));
-        Some((mapped(Role::Disk)?, volumes.collect::<Option<Vec<_>>>()?))
+        Some((mapped(Role::Disk).filter(on_it)?, volumes.collect::<Option<Vec<_>>>()?))
     };
     if let Some((disk, volumes)) = known() {
         return Ok(Attached { id, size, disk, volumes, made: false });

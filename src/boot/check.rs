@@ -129,7 +129,13 @@ pub fn generator(dracut: bool, initramfs_tools: bool) -> Vec<Finding> {
 
 /// Whether GRUB can count starts, where the record says that it is to: it writes to filesystems that lie on a
 /// partition, and keep a file where it is. `kind` is that of the filesystem with its environment.
-pub fn counting(kind: &str, on_partition: bool) -> Vec<Finding> {
+pub fn counting(kind: &str, on_partition: bool, forgotten: bool) -> Vec<Finding> {
+    if !forgotten {
+        return vec![Finding::known(
+            "starts that fail are not counted (tries): nothing would forget those that do not",
+            "systemctl enable dpsr-came-up.service, then update-grub",
+        )];
+    }
     let in_place = ["ext2", "ext3", "ext4", "xfs", "vfat"].contains(&kind);
     if in_place && on_partition {
         return Vec::new();
@@ -198,8 +204,10 @@ mod tests {
 
     #[test]
     fn where_grub_can_write_starts_are_counted() {
-        assert_eq!(counting("ext4", true), []);
-        let told = told([counting("btrfs", true), counting("ext4", false)].concat());
+        assert_eq!(counting("ext4", true, true), []);
+        let off = counting("ext4", true, false);
+        assert!(off[0].change.contains("systemctl enable dpsr-came-up.service"), "{off:?}");
+        let told = told([counting("btrfs", true, true), counting("ext4", false, true)].concat());
         assert!(told.starts_with("known starts that fail are not counted"), "{told}");
         assert!(told.contains("is btrfs") && told.contains("does not lie on a partition"), "{told}");
     }

@@ -20,6 +20,8 @@ pub struct Menu<'a> {
     pub folder: &'a str,
     /// What the kernel is told, but for which pair it is, and `dpsr.boot=`.
     pub words: &'a [String],
+    /// Whether there is a generation to start.
+    pub complete: bool,
     /// Generations that can be started besides the newest, the youngest first, with their times.
     pub older: &'a [(Generation, u64)],
     /// The serial line the menu is shown on, too: its number and its speed.
@@ -42,9 +44,12 @@ pub fn menu(menu: &Menu<'_>) -> String {
         ));
     }
     // The primary's own menu says so before it leads here: its system is broken, though its disk is there.
-    text.push_str(
-        "set default=0\nif [ \"${dpsr_broken}\" = \"1\" ]; then set default=1; fi\nset timeout=3\n",
-    );
+    text.push_str("set default=0\n");
+    // From a copy that is not complete nothing could be started.
+    if menu.complete {
+        text.push_str("if [ \"${dpsr_broken}\" = \"1\" ]; then set default=1; fi\n");
+    }
+    text.push_str("set timeout=3\n");
     text.push_str(&menu.entry("Last generation (dpsr)", "dpsr.boot=auto"));
     text.push_str(&menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"));
     if !menu.older.is_empty() {
@@ -100,9 +105,12 @@ mod tests {
             pair: "main",
             folder: "dpsr/0123",
             words: &words,
+            complete: true,
             older: &older,
             serial: Some((0, 115_200)),
         };
+        let empty = super::menu(&Menu { complete: false, older: &[], ..menu.clone() });
+        assert!(!empty.contains("dpsr_broken"), "{empty}");
         insta::assert_snapshot!(super::menu(&menu));
     }
 }

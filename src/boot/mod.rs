@@ -197,7 +197,8 @@ fn menu(store: &OpenStore, wanted: &set::Wanted) -> Result<String> {
     let older = store.contents.index.generations.iter().rev().filter(|one| Some(one.generation) < current);
     let older: Vec<_> = older.map(|record| (record.generation, record.time)).collect();
     let (pair, folder) = (&store.config.name, &wanted.folder());
-    Ok(grub::menu(&grub::Menu { pair, folder, words: &words, older: &older, serial }))
+    let complete = current.is_some();
+    Ok(grub::menu(&grub::Menu { pair, folder, words: &words, complete, older: &older, serial }))
 }
 
 /// The entry in the firmware's list. Whether it was written.

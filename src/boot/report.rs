@@ -16,6 +16,9 @@ use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::sysfs::Roots;
 use crate::units::Bytes;
 
+/// There where what forgets counted starts is enabled.
+const COUNTED: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
+
 /// How it stands with the boot from the DPSR disk.
 #[derive(Clone, Debug, Serialize)]
 pub struct BootStatus {
@@ -106,7 +109,7 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     found.extend(check::generator(dracut, there(&["usr/share/initramfs-tools/init"])));
     if config.failover.tries.is_some() {
         let (kind, on_partition) = facts::boot_place(&roots);
-        found.extend(check::counting(&kind, on_partition));
+        found.extend(check::counting(&kind, on_partition, there(&[COUNTED])));
     }
     Ok(found)
 }

@@ -188,6 +188,7 @@ mod tests {
             pair: "main",
             folder: "dpsr/aaaa",
             words: &words,
+            complete: true,
             older: &[],
             serial: None,
         });

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::args::{Detach, Source};
 use super::store::look;
 use super::{end_in_order, say};
-use crate::attach::{choose, detach, found};
+use crate::attach::{PRIMARY, choose, detach, found};
 use crate::dm::Mapper;
 use crate::error::Result;
 use crate::pair::sysfs::Roots;
@@ -23,7 +23,10 @@ pub(super) fn run(args: &Detach) -> Result<()> {
     };
     for id in chosen {
         detach(&Roots::default(), &mapper, id, &attached[&id])?;
-        say(format_args!("Generation {} is detached.", id.generation));
+        match id.generation {
+            PRIMARY => say("The old primary is detached."),
+            generation => say(format_args!("Generation {generation} is detached.")),
+        }
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub struct FailoverConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
     /// After so many starts of the primary in which its system did not come up, its own loader leads to the DPSR
-    /// disk by itself: 1 to 9. Read by the hook of GRUB's menu.
+    /// disk by itself: 2 to 9. Read by the hook of GRUB's menu.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tries: Option<Tries>,
 }
@@ -51,10 +51,10 @@ impl TryFrom<u8> for Tries {
     type Error = String;
 
     fn try_from(number: u8) -> Result<Self, String> {
-        if (1..=9).contains(&number) {
+        if (2..=9).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(format!("tries must be 1 to 9, not {number}"))
+            Err(format!("tries must be 2 to 9, not {number}"))
         }
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     fn starts_are_counted_with_one_digit() {
         let read = |text: &str| toml::from_str::<FailoverConfig>(text);
         assert_eq!(read("tries = 3").unwrap().tries.map(u8::from), Some(3));
-        for odd in ["tries = 0", "tries = 10", "tries = -1"] {
+        for odd in ["tries = 1", "tries = 10", "tries = -1"] {
             assert!(read(odd).unwrap_err().to_string().contains("tries"), "{odd}");
         }
     }

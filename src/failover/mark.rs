@@ -8,7 +8,7 @@
 use super::room;
 use crate::disk::whole::write_all_at;
 use crate::error::{Error, Kind, Result};
-use crate::format::index::{Index, LIVE_STORE, Object, Run};
+use crate::format::index::{Index, LIVE_STORE, Object, PRE_IMAGES, Run};
 use crate::format::superblock::State;
 use crate::store::contents::{Contents, buffer};
 use crate::store::free::Free;
@@ -89,7 +89,7 @@ fn refused(store: &Store, why: &str) -> Error {
 fn make_room(store: &mut Store, newest: Generation, from: Generation) -> Result<Vec<Generation>> {
     let geometry = store.contents.superblock.geometry;
     let disk = store.contents.map_of(store.contents.record(from)?).disk;
-    let mut index = store.contents.index.clone();
+    let mut index = without_pre_images(store);
     let dropped = room::make(&mut index, geometry, disk, from);
     if !dropped.is_empty() {
         store.prove()?;
@@ -98,12 +98,20 @@ fn make_room(store: &mut Store, newest: Generation, from: Generation) -> Result<
     Ok(dropped)
 }
 
+/// Room for pre-images of the primary is for syncs, of which there are none while the machine runs from the copy; the
+/// next one takes it anew.
+fn without_pre_images(store: &Store) -> Index {
+    let mut index = store.contents.index.clone();
+    index.objects.retain(|object| object.kind != PRE_IMAGES);
+    index
+}
+
 /// What a live store is about: when it began, seconds since 1970, UTC, and, where that is not the newest, at which
 /// generation. Whether what is overwritten is kept.
 fn begin(store: &mut Store, newest: Generation, from: Generation, now: u64) -> Result<bool> {
     let geometry = store.contents.superblock.geometry;
     let map = store.contents.map_of(store.contents.record(from)?).clone();
-    let mut index = store.contents.index.clone();
+    let mut index = without_pre_images(store);
     let mut free = Free::of(&index, &geometry);
     swap::place(&mut index, &map, &mut free, geometry);
     let count = u32::try_from(free.count()).unwrap_or(u32::MAX);

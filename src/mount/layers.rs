@@ -131,7 +131,11 @@ impl<'a> Layers<'a> {
         hidden::from_udev()?;
         let name = format!("{}-crypt", name(self.id, Role::Part(self.part)).name);
         let node = self.top.path();
-        let mut args = vec!["open", "--readonly", "--type", "luks"];
+        let mut args = vec!["open", "--type", "luks"];
+        // What takes writes is thrown away, and may have a journal replayed.
+        if !self.writable {
+            args.push("--readonly");
+        }
         if let Some(file) = key_file {
             args.extend(["--key-file", text(file)?]);
         }

@@ -138,7 +138,11 @@ impl Snapshot {
     fn failed(&self) -> Error {
         let place = match &self.cow {
             Cow::Path(path, _) => path.display().to_string(),
-            Cow::Device(device, _) => device.to_string(),
+            Cow::Device(device, _) => self.roots.node(*device).map_or_else(
+                || device.to_string(),
+                // What lies behind a loop device is what fails.
+                |node| node.backing_file().unwrap_or_else(|| node.path()).display().to_string(),
+            ),
             Cow::Memory(_) => "memory".to_owned(),
         };
         Error::new(Kind::Device, "keeping pre-images on", "it fails")

@@ -30,6 +30,8 @@ pub struct Ready {
     pub taken: Duration,
     /// Where on the DPSR disk pre-images may go.
     pub pre_images: Vec<Range<Bytes>>,
+    /// The generations that made way for them.
+    pub dropped: Vec<Generation>,
 }
 
 impl Ready {
@@ -40,6 +42,7 @@ impl Ready {
             bytes_read: report.bytes_read + self.read,
             bytes_written_image: report.bytes_written_image + self.written,
             seconds: report.seconds + self.taken.as_secs_f64(),
+            dropped: [&self.dropped[..], &report.dropped].concat(),
             ..report
         }
     }
@@ -62,22 +65,23 @@ pub fn ahead(disks: &Disks, request: &Request, progress: &dyn Progress) -> Resul
 
 impl Session<'_> {
     fn fill_ahead(&mut self) -> Result<Ready> {
-        let ready = self.filled_ahead()?;
-        Ok(Ready { pre_images: self.pre_images()?, ..ready })
-    }
-
-    fn filled_ahead(&mut self) -> Result<Ready> {
         let done = match self.store.contents.superblock.state {
             State::Filling { done } | State::NoValid { done, .. } => done,
             State::Clean(from) | State::Updating { from, .. } if self.request.no_undo => {
                 self.give_up(from)?;
                 0
             }
-            _ => return Ok(Ready::default()),
+            _ => {
+                let (pre_images, dropped) = self.pre_images()?;
+                return Ok(Ready { pre_images, dropped, ..Ready::default() });
+            }
         };
+        // What there is no room for is not found out after hours of copying.
+        self.forget_generations()?;
+        let (pre_images, _none) = self.pre_images()?;
         let (generation, started) = (self.coming(), Instant::now());
         let filled = self.copy(done, generation)?;
         let (read, written, taken) = (filled.read, filled.written, started.elapsed());
-        Ok(Ready { read, written, filled: true, taken, ..Ready::default() })
+        Ok(Ready { read, written, filled: true, taken, pre_images, ..Ready::default() })
     }
 }

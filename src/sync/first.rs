@@ -36,7 +36,7 @@ impl Session<'_> {
 
     /// Frees what the generations given up took. This is a flip of its own: until the one to `NoValid`, the
     /// index slot to be written may hold the index that the roll-back of an interrupted sync returns to.
-    fn forget_generations(&mut self) -> Result<()> {
+    pub(super) fn forget_generations(&mut self) -> Result<()> {
         let mut index = self.store.contents.index.clone();
         if index.generations.is_empty() {
             return Ok(());

@@ -12,23 +12,23 @@ use crate::format::index::{Object, PRE_IMAGES, Run, extents};
 use crate::history;
 use crate::store::free::Free;
 use crate::store::room::Need;
-use crate::units::Bytes;
+use crate::units::{Bytes, Generation};
 
 impl Session<'_> {
-    /// Makes that room what the pair asks for, and says where on the DPSR disk it is.
-    pub(super) fn pre_images(&mut self) -> Result<Vec<Range<Bytes>>> {
+    /// Makes that room what the pair asks for; where on the DPSR disk it is, and which generations made way for it.
+    pub(super) fn pre_images(&mut self) -> Result<(Vec<Range<Bytes>>, Vec<Generation>)> {
         let geometry = self.store.contents.superblock.geometry;
         let wanted = geometry.extents_for(self.disks.pre_images);
         let present = self.store.contents.pre_images();
-        if present.map_or(0, extents) != wanted {
-            self.resize(wanted, geometry)?;
-        }
+        let changes = present.map_or(0, extents) != wanted;
+        let dropped = if changes { self.resize(wanted, geometry)? } else { Vec::new() };
         let (base, present) = (self.store.contents.base, self.store.contents.pre_images());
-        Ok(present.unwrap_or_default().iter().map(|run| place(run, base, &geometry)).collect())
+        Ok((present.unwrap_or_default().iter().map(|run| place(run, base, &geometry)).collect(), dropped))
     }
 
     /// Takes all of it anew: what was in it is of no use any more.
-    fn resize(&mut self, wanted: u64, geometry: Geometry) -> Result<()> {
+    fn resize(&mut self, wanted: u64, geometry: Geometry) -> Result<Vec<Generation>> {
+        let mut dropped = Vec::new();
         let mut index = self.store.contents.index.clone();
         index.objects.retain(|object| object.kind != PRE_IMAGES);
         if Free::of(&index, &geometry).count() < wanted {
@@ -36,7 +36,11 @@ impl Session<'_> {
             let there = self.store.contents.pre_images().map_or(0, extents);
             let need = Need { entries: 0, fresh: wanted - there };
             let plan = history::room::plan(&self.store, need, self.disks.history);
-            plan.map_err(|_| self.no_room(wanted))?.make(&mut self.store, self.progress)?;
+            let plan = plan.map_err(|error| match error.kind() {
+                Kind::NoRoom => self.no_room(wanted),
+                _ => error,
+            })?;
+            dropped = plan.make(&mut self.store, self.progress)?;
             index = self.store.contents.index.clone();
             index.objects.retain(|object| object.kind != PRE_IMAGES);
         }
@@ -46,7 +50,8 @@ impl Session<'_> {
             index.objects.push(Object { kind: PRE_IMAGES, about: vec![], runs });
         }
         let state = self.store.contents.superblock.state;
-        self.store.change(state, index)
+        self.store.change(state, index)?;
+        Ok(dropped)
     }
 
     fn no_room(&self, wanted: u64) -> Error {

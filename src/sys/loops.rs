@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -50,15 +51,21 @@ pub struct Loop {
 impl Loop {
     /// A loop device over all of `backing`, in blocks of 512 bytes.
     pub fn over(backing: &impl AsFd, writable: bool) -> io::Result<Self> {
-        Self::configured(backing, SECTOR, if writable { 0 } else { READ_ONLY })
+        Self::configured(backing, SECTOR, if writable { 0 } else { READ_ONLY }, None)
     }
 
-    /// A loop device over all of `backing`, past the page cache, in its own blocks.
-    pub fn direct(backing: &impl AsFd, block: Bytes) -> io::Result<Self> {
-        Self::configured(backing, block.0, DIRECT_IO)
+    /// A loop device over `part` of `backing`, past the page cache, in blocks of `block` bytes. It shows nothing of what
+    /// lies before and behind, as a table of partitions.
+    pub fn direct(backing: &impl AsFd, block: Bytes, part: &Range<Bytes>) -> io::Result<Self> {
+        Self::configured(backing, block.0, DIRECT_IO, Some(part))
     }
 
-    fn configured(backing: &impl AsFd, block: u64, flags: u32) -> io::Result<Self> {
+    fn configured(
+        backing: &impl AsFd,
+        block: u64,
+        flags: u32,
+        part: Option<&Range<Bytes>>,
+    ) -> io::Result<Self> {
         let block = u32::try_from(block).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let writable = flags & READ_ONLY == 0;
         let control = File::options().read(true).write(true).open("/dev/loop-control")?;
@@ -68,7 +75,7 @@ impl Loop {
             let free = unsafe { number::get_free(control.as_raw_fd()) }?;
             let path = PathBuf::from(format!("/dev/loop{free}"));
             let device = File::options().read(true).write(writable).open(&path)?;
-            match configure(&device, backing, block, flags) {
+            match configure(&device, backing, block, flags, part) {
                 Ok(()) => return Ok(Self { device, path }),
                 Err(Errno::EBUSY) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error.into()),
@@ -92,12 +99,20 @@ impl Loop {
     }
 }
 
-fn configure(device: &File, backing: &impl AsFd, block_size: u32, flags: u32) -> nix::Result<()> {
+fn configure(
+    device: &File,
+    backing: &impl AsFd,
+    block_size: u32,
+    flags: u32,
+    part: Option<&Range<Bytes>>,
+) -> nix::Result<()> {
+    // `lo_offset` and `lo_sizelimit`; no limit is all there is.
+    let (offset, limit) = part.map_or((0, 0), |part| (part.start.0, (part.end - part.start).0));
     let config = Config {
         // A descriptor is never negative.
         fd: backing.as_fd().as_raw_fd().cast_unsigned(),
         block_size,
-        device: [0; 5],
+        device: [0, 0, 0, offset, limit],
         number: 0,
         encrypt: [0; 2],
         flags: AUTOCLEAR | flags,
@@ -119,5 +134,7 @@ mod tests {
         assert_eq!(size_of::<Config>(), 8 + 232 + 64);
         assert_eq!(std::mem::offset_of!(Config, flags), 8 + 52);
         assert_eq!(std::mem::offset_of!(Config, names), 8 + 56);
+        // The fourth and the fifth word: `lo_offset` and `lo_sizelimit`.
+        assert_eq!(std::mem::offset_of!(Config, device) + 3 * 8, 8 + 24);
     }
 }

@@ -81,14 +81,13 @@ impl<'a> Bench<'a> {
         let case = |name, limit, bar, words, mode, changed| Case { name, limit, bar, words, mode, changed };
         let (read, one) = (Some(BAR_READ), self.rig.size / 100);
         let first = case("first copy".to_owned(), Pattern::Copy, Some(BAR_COPY), sync, "full", 0);
-        self.best_of(number, &first, limits, table)?;
+        self.bests_of(number, [&first], limits, table)?;
         for (name, limit, words) in [("digest", Pattern::Source, sync), ("compare", Pattern::Both, compare)] {
             let unchanged = case(["unchanged, ", name].concat(), limit, read, words, name, 0);
             let changed = case(["1 % changed, ", name].concat(), limit, None, words, name, one);
-            let unchanged = self.best_of(number, &unchanged, limits, table)?;
-            let (case, changed) = (changed.name.clone(), self.best_of(number, &changed, limits, table)?);
-            let (place, case) = (&self.rig.place, format!("{case}, against unchanged"));
-            table.add(place, &case, "dpsr", Some(BAR_CHANGED), changed.against(&unchanged));
+            let case = format!("{}, against unchanged", changed.name);
+            let [unchanged, changed] = self.bests_of(number, [&unchanged, &changed], limits, table)?;
+            table.add(&self.rig.place, &case, "dpsr", Some(BAR_CHANGED), changed.against(&unchanged));
         }
         Ok(())
     }
@@ -104,16 +103,28 @@ impl<'a> Bench<'a> {
         dpsr.run(&words).map(drop)
     }
 
-    fn best_of(&mut self, number: u64, case: &Case, limits: &Limits, table: &mut Table) -> Result<Sample> {
-        let mut best: Option<Sample> = None;
+    /// The best run of each case. Those that are held against each other run by turns: a disk that others use, too,
+    /// changes its rate within a minute.
+    fn bests_of<const N: usize>(
+        &mut self,
+        number: u64,
+        cases: [&Case; N],
+        limits: &Limits,
+        table: &mut Table,
+    ) -> Result<[Sample; N]> {
+        let mut bests: [Option<Sample>; N] = [None; N];
         for run in 0..RUNS {
-            let sample = self.dpsr_case(number == 1 && run == 0, case, limits)?;
-            best = Some(best.map_or(sample, |best| best.quicker(sample)));
+            for (best, case) in bests.iter_mut().zip(cases) {
+                let sample = self.dpsr_case(number == 1 && run == 0, case, limits)?;
+                *best = Some(best.map_or(sample, |best| best.quicker(sample)));
+            }
         }
-        let best = best.expect("there is at least one run");
-        println!("  dpsr, {}: {best}", case.name);
-        table.add(&self.rig.place, &case.name, "dpsr", case.bar, best);
-        Ok(best)
+        let bests = bests.map(|best| best.expect("there is at least one run"));
+        for (best, case) in bests.iter().zip(cases) {
+            println!("  dpsr, {}: {best}", case.name);
+            table.add(&self.rig.place, &case.name, "dpsr", case.bar, *best);
+        }
+        Ok(bests)
     }
 
     fn dpsr_case(&mut self, check: bool, case: &Case, limits: &Limits) -> Result<Sample> {

@@ -411,20 +411,34 @@ fn accelerator() -> [&'static str; 4] {
 
 /// A disk whose writes go to a file in `folder`, and whose other bytes are those of `below`, a raw file.
 pub fn overlay(name: &'static str, below: &Path, folder: &Path) -> Result<Disk> {
-    let file = folder.join(name).with_extension("qcow2");
-    let mut make = Command::new("qemu-img");
-    make.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(below).arg(&file);
-    output(&mut make)?;
-    Ok(Disk { name, file, format: Format::Qcow2 })
+    Disk { name, file: below.to_owned(), format: Format::Raw }.tried_out(folder)
+}
+
+impl Disk {
+    /// The same disk, to be written to while this one stays as it is.
+    pub fn tried_out(&self, folder: &Path) -> Result<Self> {
+        let file = folder.join(self.name).with_extension("qcow2");
+        let format = self.format.name();
+        let mut make = Command::new("qemu-img");
+        make.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(&self.file).arg(&file);
+        output(&mut make)?;
+        Ok(Self { name: self.name, file, format: Format::Qcow2 })
+    }
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// A node of its own for the file, so that it survives the unplugging of the device.
 fn add_disk(command: &mut Command, disk: &Disk, more: &str) -> Result<()> {
     let (name, file) = (disk.name, text(&disk.file)?);
-    let format = match disk.format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
-    };
+    let format = disk.format.name();
     let node = format!("driver={format},node-name={name},discard=unmap,file.driver=file");
     let file = format!("file.node-name={name}-file,file.discard=unmap,file.filename={file}");
     command.args(["-blockdev", &format!("{node},{file}")]);

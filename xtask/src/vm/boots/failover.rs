@@ -197,15 +197,15 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
     machine.shut_down()
 }
 
-/// What was written to the old primary after the last generation can be read, and nothing of it changes: the disk
-/// is what it was, byte for byte. Volumes are found as those of a generation are.
+/// What was written to the old primary after the last generation can be read, and nothing of it changes: the
+/// partition with the root is what it was, byte for byte. Volumes are found as those of a generation are.
 fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
     let volume = format!(
         "$(partx --show --noheadings --output NR,NAME /dev/{disk} | awk '$2 == \"root\" {{ print $1 }}')"
     );
     let key = format!("printf '{PASSPHRASE}' >/run/key");
     let lv = "$(test -e /dev/mapper/system-root && echo --lv=root)";
-    let hash = format!("head -c 64M /dev/{disk} | cksum");
+    let hash = format!("cksum </dev/{disk}{volume}");
     let script = format!(
         "{key}; {hash} >/run/before && mkdir -p /run/old && \
          dpsr salvage /dev/{disk} /run/old --volume {volume} --key-file /run/key {lv} >/dev/null && \
