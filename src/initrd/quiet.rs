@@ -5,6 +5,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+/// Before there is any disk, drivers are still being loaded, which takes long on a slow or busy machine: that none
+/// appears says nothing for so long.
+const DRIVERS: Duration = Duration::from_secs(60);
+
 /// The disks there are, each told from one that takes its place.
 pub type Disks = BTreeSet<String>;
 
@@ -40,7 +44,8 @@ impl Quiet {
     /// where one has come or gone meanwhile.
     pub fn after(&mut self, look: Look, disks: Disks, now: Instant) -> Duration {
         self.note(disks, now);
-        look.begun.saturating_duration_since(self.since)
+        let quiet = look.begun.saturating_duration_since(self.since);
+        if self.is_alone() { quiet.saturating_sub(DRIVERS) } else { quiet }
     }
 
     fn note(&mut self, disks: Disks, now: Instant) {
@@ -81,5 +86,20 @@ mod tests {
         let later = start + Duration::from_secs(60);
         let look = quiet.look(disks(&["vda 2"]), later);
         assert_eq!(quiet.after(look, disks(&["vda 2"]), later), Duration::ZERO);
+    }
+
+    #[test]
+    fn without_any_disk_time_begins_late() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut quiet = Quiet::begin(start);
+        for (seconds, counted) in [(6, 0), (59, 0), (70, 10)] {
+            let look = quiet.look(disks(&[]), at(seconds));
+            assert_eq!(quiet.after(look, disks(&[]), at(seconds + 1)), Duration::from_secs(counted));
+        }
+        let look = quiet.look(disks(&["vda"]), at(80));
+        assert_eq!(quiet.after(look, disks(&["vda"]), at(81)), Duration::ZERO);
+        let look = quiet.look(disks(&["vda"]), at(85));
+        assert_eq!(quiet.after(look, disks(&["vda"]), at(86)), Duration::from_secs(5));
     }
 }
