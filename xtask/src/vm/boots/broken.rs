@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The disk is fine, and the system on it is not: an older generation is started, goes on, and replaces it.
 
-use std::fs;
-
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
 use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
@@ -120,60 +118,6 @@ pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
     let status = dpsr_json(&mut machine, "status")?;
     must(status.text("state")? == "live", || format!("{status:?}"))?;
     machine.shut_down()
-}
-
-/// A wrapped primary whose starts are counted, up to `tries`, with one generation.
-fn counted(rig: &Rig, start: Start, tries: u32) -> Result<Machine> {
-    let mut machine = on(rig, start, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
-    init(&mut machine)?;
-    let part = format!("printf '\\n[failover]\\ntries = {tries}\\n' >>/etc/dpsr/system.toml");
-    machine.guest()?.ok(&part)?;
-    record_in_initramfs(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    entry_of_primary(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
-    came_up(&mut machine)?;
-    mark(&mut machine, "first")?;
-    dpsr(&mut machine, "sync")?;
-    Ok(machine)
-}
-
-/// What is wrong, how it comes to be, and what the console says of it.
-const WAYS: [(&str, &str, &str); 4] = [
-    ("no init", "mv /usr/lib/systemd/systemd /root/ && sync", "No /sbin/init, trying fallback"),
-    ("a panic", "truncate --size 1M /boot/initrd.img-$(uname -r) && sync", "Kernel panic"),
-    ("no kernel", "head -c 8192 /dev/urandom >/boot/vmlinuz-$(uname -r) && sync", "invalid magic number"),
-    (
-        "a corrupt root",
-        "sync; dd if=/dev/zero of=/dev/disk/by-partlabel/root bs=512 seek=1 count=3 oflag=direct status=none",
-        "Failed to mount",
-    ),
-];
-
-/// The disk is fine, and the system on it is not, in four ways; /boot is a filesystem of its own.
-pub(super) fn four_ways(rig: &Rig) -> Result<()> {
-    counted(rig, Start::Bios, 2)?.shut_down()?;
-    for (number, (what, breaks, says)) in WAYS.into_iter().enumerate() {
-        let folder = rig.folder.join(number.to_string());
-        fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
-        let (primary, dpsr) = (rig.primary.tried_out(&folder)?, rig.dpsr.tried_out(&folder)?);
-        let both = [&primary, &dpsr];
-        let mut machine = on(rig, Start::Bios, &both, &format!("the primary, before there is {what}"))?;
-        came_up(&mut machine)?;
-        machine.guest()?.ok(breaks)?;
-        machine.power_cut();
-        for _ in 0..2 {
-            rig.machine(Start::Bios, &both)?.watch(&[says], PATIENCE)?;
-        }
-        let mut machine = on(rig, Start::Bios, &both, &format!("the copy, because there is {what}"))?;
-        is_the_primary(&mut machine)?;
-        stands_on_dpsr(&mut machine)?;
-        marked(&mut machine, "first")?;
-        let status = dpsr_json(&mut machine, "status")?;
-        must(status.text("state")? == "live", || format!("{status:?}"))?;
-        machine.power_cut();
-    }
-    Ok(())
 }
 
 /// The count of a system that came up is forgotten.
