@@ -25,13 +25,12 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
     entry_of_primary(&mut machine)?;
-    // Somebody chooses it at every start.
-    machine.guest()?.ok(&format!("sed --in-place '1i set default=1' {MENU} && sync"))?;
     restarted(&mut machine, "the primary, wrapped")?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "second")?;
-    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
+    // Somebody chooses dpsr's entry at every start from now on.
+    machine.guest()?.ok(&format!("sed --in-place '1i set default=1' {MENU} && mv {INIT} /root/ && sync"))?;
     dpsr(&mut machine, "sync")?;
     other_entry(&mut machine, NEWEST, GENERATION_1)?;
     machine.power_cut();
