@@ -60,7 +60,7 @@ const USUAL: [(Debian, &str); 4] = [
     (Debian::Bookworm, "gone_and_back"),
     (Debian::Bookworm, "root_stacked"),
     (Debian::Trixie, "root_on_btrfs"),
-    (Debian::Bookworm, "system_broken"),
+    (Debian::Bookworm, "left_by_itself"),
 ];
 
 /// How long what takes longest in emulation may take: dracut.
