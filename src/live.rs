@@ -51,6 +51,8 @@ pub fn sync_live(
     // What can refuse comes before history is given up or hours are copied.
     let place = place(&pair.config.live, pair, wrapped)?;
     check_reserve(pair)?;
+    // A killed run may have left the kernel writing pre-images to the DPSR disk: before their room is given back.
+    snapshot::end_stale(&mapper, wrapped)?;
     // Also for what is copied before the moment: a first copy takes hours.
     let _awake = Inhibitor::hold();
     let ready = ahead(&pair.disks, request, progress)?;

@@ -136,6 +136,13 @@ pub fn clean_stale(mapper: &Mapper, wrapped: &Wrapped) -> Result<bool> {
     Ok(cleaned)
 }
 
+/// The same for who is about to write where such a snapshot may keep pre-images. One that is still held is waited
+/// for, and not touched.
+pub fn end_stale(mapper: &Mapper, wrapped: &Wrapped) -> Result<()> {
+    let _lock = lock::take(&wrapped.id)?;
+    clean_stale(mapper, wrapped).map(drop)
+}
+
 fn check(settings: &Settings) -> Result<()> {
     let chunk = settings.chunk;
     let usage = |why: String| Err(Error::new(Kind::Usage, "taking a snapshot", why));
