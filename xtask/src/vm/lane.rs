@@ -98,7 +98,10 @@ fn act(machine: &mut Machine, act: &Act) -> Result<()> {
                 let kernel = machine.guest()?.ok("dmesg | tail -n 25");
                 Err(format!("{said}\nthe kernel said:\n{}", kernel.unwrap_or_else(|why| why)))
             }
-            Ended::TimedOut(said) => Err(in_doubt(machine, said)),
+            Ended::TimedOut(said) => {
+                let tasks = machine.tasks();
+                Err(in_doubt(machine, format!("{said}\n{tasks}")))
+            }
         },
     }
 }

@@ -259,6 +259,11 @@ impl Machine {
         self.folder.join("console.log")
     }
 
+    /// The names of its disks.
+    pub(super) fn disks(&self) -> Vec<&'static str> {
+        self.disks.iter().map(|disk| disk.name).collect()
+    }
+
     /// QEMU's control socket.
     pub(super) fn qmp(&mut self) -> Result<&mut Qmp> {
         self.running.as_mut().map(|running| &mut running.qmp).ok_or_else(off)

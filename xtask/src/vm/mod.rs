@@ -25,6 +25,7 @@ mod qmp;
 mod runner;
 mod story;
 mod suite;
+mod tasks;
 mod typist;
 
 use std::env;
@@ -148,7 +149,7 @@ fn shell(debian: Debian, command: &str, folder: &Path) -> Result<()> {
     let seconds = machine.boot()?.as_secs_f64();
     println!("Debian {} booted in {seconds:.1} s", debian.number());
     suite::LIVE.build(folder)?.install(machine.guest()?)?;
-    let Done { code, output } = machine.guest()?.run_within(SHELL, command)?;
+    let Done { code, output } = machine.run_within(SHELL, command)?;
     print!("{output}");
     must(code == 0, || format!("`{command}` ended in the guest with exit code {code}"))
 }

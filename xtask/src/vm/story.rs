@@ -67,13 +67,13 @@ const LATE: &str = "longer than the primary may wait";
 /// Runs a command in the guest; again, three times at most, where the machine was too slow for the freeze window:
 /// that costs the sync and nothing else, and what has to be done is to run it again.
 pub(super) fn in_time(machine: &mut Machine, patience: Duration, command: &str) -> Result<Done> {
-    let mut done = machine.guest()?.run_within(patience, command)?;
+    let mut done = machine.run_within(patience, command)?;
     for _ in 0..2 {
         if done.code == 0 || !done.output.contains(LATE) {
             break;
         }
         println!("    `{command}` came too late for its moment, and is run again");
-        done = machine.guest()?.run_within(patience, command)?;
+        done = machine.run_within(patience, command)?;
     }
     Ok(done)
 }
@@ -91,14 +91,14 @@ fn keep(machine: &mut Machine, generation: u64) -> Result<()> {
          dd of={to} bs=64k iflag=fullblock conv=sparse,fsync status=none && \
          truncate -s $(blockdev --getsize64 /dev/disk/by-id/virtio-{PRIMARY}) {to}; sync {to}"
     );
-    let Done { code, output } = machine.guest()?.run_within(PATIENCE, &command)?;
+    let Done { code, output } = machine.run_within(PATIENCE, &command)?;
     must(code == 0, || format!("keeping generation {generation}: {output}"))
 }
 
 /// That a generation still reads as what was kept of it, to the last byte.
 fn must_be_as_kept(machine: &mut Machine, generation: u64) -> Result<()> {
     let same = format!("dpsr export {generation} - {CONFIG} 2>/run/export | cmp - {}", kept(generation));
-    let Done { code, output } = machine.guest()?.run_within(PATIENCE, &same)?;
+    let Done { code, output } = machine.run_within(PATIENCE, &same)?;
     must(code == 0, || format!("generation {generation} does not read as it did: {output}"))
 }
 
@@ -146,6 +146,6 @@ fn power_cut_in_a_sync(machine: &mut Machine) -> Result<()> {
     must_be_as_kept(machine, 1)?;
     must_be_as_kept(machine, 2)?;
     let same = format!("dpsr export 3 - {CONFIG} | cmp - /dev/disk/by-id/virtio-{PRIMARY}");
-    let Done { code, output } = machine.guest()?.run_within(PATIENCE, &same)?;
+    let Done { code, output } = machine.run_within(PATIENCE, &same)?;
     must(code == 0, || format!("generation 3 is not the primary: {output}"))
 }

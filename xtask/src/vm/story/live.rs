@@ -114,8 +114,7 @@ pub fn a_dpsr_disk_that_hangs(machine: &mut Machine) -> Result<()> {
     thread::sleep(Duration::from_secs(60));
     machine.fail(DPSR)?;
     machine.slow(DPSR, 0)?;
-    let code =
-        machine.guest()?.run_within(PATIENCE, "while [ ! -s /run/code ]; do sleep 1; done; cat /run/code")?;
+    let code = machine.run_within(PATIENCE, "while [ ! -s /run/code ]; do sleep 1; done; cat /run/code")?;
     let said = machine.guest()?.ok("cat /run/sync")?;
     must(code.output.trim() != "0", || format!("the sync said success: {said}"))?;
     let written = machine.guest()?.ok("touch /run/stop; sleep 5; cat /run/written")?;
@@ -142,6 +141,6 @@ fn the_last_generation_is_clean(machine: &mut Machine) -> Result<()> {
     let attached = dpsr(machine, &format!("attach {generation}"))?;
     let node = attached.list("devices")?.get(1).ok_or("no volume is attached")?.text("node")?.to_owned();
     let check = format!("e2fsck -fn {node}; code=$?; dpsr detach {generation} {CONFIG}; exit $code");
-    let done = machine.guest()?.run_within(PATIENCE, &check)?;
+    let done = machine.run_within(PATIENCE, &check)?;
     must(done.code == 0, || format!("generation {generation} is not clean: {}", done.output))
 }
