@@ -76,10 +76,14 @@ pub enum Start {
 impl Start {
     /// How many processors the machine has. What takes a moment of a disk in use is tested with several; what begins
     /// before any system runs mostly keeps one busy, and two such machines run side by side.
+    ///
+    /// There is always room for a second one: where there is not, emulation takes a guest's atomic operations for plain
+    /// ones, which order nothing against the threads that are the guest's disks. Then a guest sometimes does not tell a
+    /// disk that there is something to do, and waits for it for ever. (`tcg_cpu_init_cflags`)
     fn processors(&self) -> &'static str {
         match self {
             Self::Kernel { .. } => "2",
-            Self::Bios | Self::Uefi | Self::Secure => "1",
+            Self::Bios | Self::Uefi | Self::Secure => "1,maxcpus=2",
         }
     }
 
