@@ -54,7 +54,7 @@ struct Plan {
     space: Space,
 }
 
-/// The change set saved: everything the last generation needs is durable in its undo store.
+/// The change set saved: everything the last generation needs is in its undo store.
 struct Saved {
     undo: Option<Undo>,
     root: DigestRoot,
@@ -192,7 +192,7 @@ impl Session<'_> {
         history::room::plan(&self.store, Need { entries, fresh: draft.fresh }, self.disks.history)
     }
 
-    /// Saves every pre-image and makes it durable.
+    /// Saves every pre-image. They are durable once the index is that names them: one flush before the flip is for both.
     fn save(
         &mut self,
         engine: &mut Engine,
@@ -240,7 +240,6 @@ impl Session<'_> {
         engine.run(&mut work)?;
         work.undo.finish(disk)?;
         let (root, read, image_bytes, rotten) = (work.root, work.read, work.image_bytes, work.rotten);
-        self.store.flush()?;
         Ok(Saved { undo: Some(undo), root, read, image_bytes, rotten })
     }
 
