@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::changes::Mode;
 use crate::failover::fill::Fill;
+use crate::failover::stays::Stays;
 use crate::failures::{Failures, Notes};
 use crate::format::index::{Record, Volume, extents};
 use crate::format::moment::Moment;
@@ -142,6 +143,9 @@ pub struct Status {
     /// How full the room is of a machine that runs from the copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Fill>,
+    /// Volumes that a machine which runs from the copy has on its primary still, by number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<String>,
     /// What somebody has to do something about before there is another generation.
     pub red: Option<String>,
 }
@@ -173,7 +177,14 @@ pub fn status(store: &OpenStore, notes: &Path, now: u64) -> Status {
         red: live.and_then(|live| filling(contents, live)).or(failed.as_ref().and_then(Failures::red)),
         failed,
         live,
+        stays: stays(contents),
     }
+}
+
+fn stays(contents: &Contents) -> Vec<String> {
+    let Some(stays) = Stays::in_store(contents) else { return Vec::new() };
+    let volumes = contents.running_map().volumes.iter().filter(|volume| stays.has(volume));
+    volumes.map(|volume| volume.name.clone()).collect()
 }
 
 /// What is lost when the room of a machine that runs from the copy is full.
@@ -193,8 +204,12 @@ fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> St
         _ => contents.aside(),
     };
     if let Some(from) = live {
+        let but = match &stays(contents)[..] {
+            [] => String::new(),
+            stays => format!(" (but for volume {}, which stays on the primary)", stays.join(", ")),
+        };
         return format!(
-            "The system runs, or ran, from this copy, since generation {from}: it is the only place where what was written since is. If this disk died now, that would be lost."
+            "The system runs, or ran, from this copy, since generation {from}: it is the only place where what was written since is{but}. If this disk died now, that would be lost."
         );
     }
     let (Some(record), Some(age)) = (record, age) else {

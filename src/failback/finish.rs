@@ -90,9 +90,9 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         let id = DiskId::recorded(config);
         let image = match &older {
             Some(older) => {
-                older.make(&Upon::of(&contents, held.base), &mut stack, &id, id.private("back"))?
+                older.make(&Upon::of(&contents, held.base, None), &mut stack, &id, id.private("back"))?
             }
-            None => stack.make(id.private("image"), &Tables::of(&contents, held.base).image)?,
+            None => stack.make(id.private("image"), &Tables::of(&contents, held.base, None).image)?,
         };
         let from: Arc<dyn ReadDisk> = Arc::new(FileDisk::open(image.node(), Access::Read)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);

@@ -6,6 +6,7 @@
 //! take it for the one that is in use. Last the image becomes the generation again that the machine was
 //! started from ([`put_back`]): history goes on as if the machine had never left its disk.
 
+mod fence;
 pub mod finish;
 pub mod mirror;
 pub mod plan;
@@ -14,6 +15,7 @@ pub mod target;
 
 use std::ops::Range;
 
+use crate::failover::stays::Stays;
 use crate::store::Contents;
 use crate::store::map::left_out;
 use crate::units::{Bytes, MIB};
@@ -32,16 +34,21 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Those of the image of a store.
+    /// Those of the image of a store. Volumes that stay on the primary are none of them.
     pub fn of(contents: &Contents) -> Self {
         let map = contents.running_map();
+        let stays = Stays::in_store(contents);
+        let mut volumes = map.volumes.clone();
+        for volume in &mut volumes {
+            volume.left_out |= stays.as_ref().is_some_and(|stays| stays.has(volume));
+        }
         let (head, tail) = (Bytes(EDGE).min(map.disk), map.disk.saturating_sub(Bytes(EDGE)));
         let image = contents.image(map);
         let placed = |range: Range<Bytes>| {
             let stretches = image.stretches(range).filter(|stretch| stretch.at.is_some());
             stretches.map(|stretch| stretch.range).collect::<Vec<_>>()
         };
-        let placed: Vec<_> = between(&left_out(&map.volumes, map.disk), map.disk).flat_map(placed).collect();
+        let placed: Vec<_> = between(&left_out(&volumes, map.disk), map.disk).flat_map(placed).collect();
         let within = |limits: Range<Bytes>| -> Vec<Range<Bytes>> {
             let clip = |range: &Range<Bytes>| range.start.max(limits.start)..range.end.min(limits.end);
             placed.iter().map(clip).filter(|range| range.start < range.end).collect()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Parts;
+use super::fence::{self, Fenced};
 use super::mirror::mirror;
 use super::target::Target;
 use crate::config::{self, PairConfig};
@@ -17,7 +18,8 @@ use crate::disk::{ReadDisk, WriteDisk};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
 use crate::failover::presence::is_called_like_it;
-use crate::format::index::{FAILBACK, Index};
+use crate::failover::stays::Stays;
+use crate::format::index::{FAILBACK, Index, Volume};
 use crate::format::superblock::State;
 use crate::open::{OpenStore, owner};
 use crate::pair::inuse::in_use;
@@ -61,6 +63,9 @@ pub struct FailbackPlan {
     /// When something was last written to the old primary's filesystems, where they tell: seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_written: Option<u64>,
+    /// Numbers of the volumes that are in use on it, and are not touched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<String>,
     /// What to confirm with.
     pub confirm: String,
     /// What kind of ID that is.
@@ -71,7 +76,11 @@ impl fmt::Display for FailbackPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let which = if self.old_primary { "the old primary" } else { "it becomes the primary" };
         writeln!(f, "Bring the running system back to {} ({which}): {}.", self.target, self.size)?;
-        writeln!(f, "Everything it holds is overwritten, in passes while the system runs.")?;
+        let but = match &self.stays[..] {
+            [] => String::new(),
+            stays => format!(" but volume {}, which is in use there,", stays.join(", ")),
+        };
+        writeln!(f, "Everything it holds{but} is overwritten, in passes while the system runs.")?;
         writeln!(
             f,
             "The rest is copied at the next start, before the system is; then it starts from there."
@@ -86,6 +95,7 @@ pub struct Planned {
     pub plan: FailbackPlan,
     roots: Roots,
     probe: Probe,
+    stays: Option<Stays>,
 }
 
 /// What the passes did.
@@ -108,7 +118,8 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
             .next("'dpsr restore' writes a generation to a disk"));
     }
     let probe = Probe::open(&roots, &options.to)?;
-    check_target(&roots, store, &probe)?;
+    let stays = Stays::in_store(&store.contents);
+    check_target(&roots, store, &probe, stays.as_ref())?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
     let old_primary = is_called_like_it(&roots, config, &options.to);
@@ -126,23 +137,39 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         size: config.primary.size,
         old_primary,
         last_written,
+        stays: staying(&store.contents, stays.as_ref()).iter().map(|volume| volume.name.clone()).collect(),
         confirm: probe.id(),
         confirm_kind: probe.id_kind().to_owned(),
     };
-    Ok(Planned { plan, roots, probe })
+    Ok(Planned { plan, roots, probe, stays })
+}
+
+/// The volumes that stay on the primary.
+fn staying<'a>(contents: &'a Contents, stays: Option<&Stays>) -> Vec<&'a Volume> {
+    let volumes = &contents.running_map().volumes;
+    volumes.iter().filter(|volume| stays.is_some_and(|stays| stays.has(volume))).collect()
 }
 
 fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
     Error::new(Kind::Refused, DOING, why).on(probe.name()).left("nothing was written")
 }
 
-fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe) -> Result<()> {
+fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&Stays>) -> Result<()> {
     let (config, map) = (&store.config, store.contents.newest_map());
     if probe.same_storage(&store.dpsr.probe) {
         return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
     }
-    if let Some(usage) = in_use(roots, probe).first() {
-        return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
+    if let Some(stays) = stays.filter(|stays| stays.disk != Target::of(probe)) {
+        let why =
+            "some volumes stayed on the primary, and only what comes from the copy could be brought here";
+        return Err(refuse(probe, why).next(format!("go back to {}", stays.disk.name())));
+    }
+    let usage = match stays {
+        Some(_) => fence::others(roots, probe),
+        None => in_use(roots, probe).first().map(ToString::to_string),
+    };
+    if let Some(usage) = usage {
+        return Err(refuse(probe, usage).next("stop that use first, or name another disk"));
     }
     if probe.size != config.primary.size {
         let why = format!("it has {} bytes, and the primary had {}", probe.size.0, config.primary.size.0);
@@ -197,8 +224,30 @@ impl Planned {
     /// Copies, and leaves the rest to the next start. Its partition table is written then, so that nobody
     /// sees two disks of one identity.
     pub fn act(self, dir: &Path, store: OpenStore, progress: &dyn Progress) -> Result<Begun> {
-        let taker = Taker { doing: DOING, verb: "failback" };
-        let (disk, _lock) = claim(&self.roots, &self.probe, taker, no_store)?;
+        let mapper;
+        match &self.stays {
+            None => {
+                let taker = Taker { doing: DOING, verb: "failback" };
+                let (disk, _lock) = claim(&self.roots, &self.probe, taker, no_store)?;
+                self.copy_to(dir, store, disk, progress)
+            }
+            Some(stays) => {
+                mapper = Mapper::open()?;
+                let volumes = &store.contents.running_map().volumes;
+                let fenced =
+                    Fenced::claim(&self.roots, &mapper, &store.config, &self.probe, (stays, volumes))?;
+                self.copy_to(dir, store, fenced.disk, progress)
+            }
+        }
+    }
+
+    fn copy_to(
+        &self,
+        dir: &Path,
+        store: OpenStore,
+        disk: FileDisk,
+        progress: &dyn Progress,
+    ) -> Result<Begun> {
         let unfinished = "it is overwritten in part, and the system goes on running from the copy";
         let again = "run the same failback again";
         let to: Arc<dyn WriteDisk> = Arc::new(disk);

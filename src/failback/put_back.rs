@@ -6,7 +6,7 @@
 use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::engine::digest::DigestKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::index::{FAILBACK, HOME, Index, LIVE_STORE, Object};
+use crate::format::index::{FAILBACK, HOME, Index, LIVE_STORE, Object, STAYS};
 use crate::format::superblock::State;
 use crate::store::Store;
 use crate::store::contents::{buffer, damaged};
@@ -99,7 +99,7 @@ fn give_up(store: &mut Store, from: Generation) -> Result<Option<Generation>> {
 fn without_live(index: &Index) -> Index {
     let went_back = index.objects.iter().any(|object| object.kind == FAILBACK);
     let stays = |object: &&Object| match object.kind {
-        LIVE_STORE => false,
+        LIVE_STORE | STAYS => false,
         HOME => !went_back,
         _ => true,
     };

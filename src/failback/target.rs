@@ -12,7 +12,7 @@ use crate::pair::holder;
 use crate::pair::inuse::{Use, in_use};
 use crate::pair::lock::{Lock, Mode, lock};
 use crate::pair::probe::Probe;
-use crate::pair::sysfs::Roots;
+use crate::pair::sysfs::{BlockNode, Roots};
 use crate::store::Contents;
 use crate::units::Bytes;
 
@@ -60,25 +60,29 @@ impl Target {
         serde_json::from_slice(&object.about).ok()
     }
 
+    /// The only disk there is that says it is the one.
+    pub fn find(&self, roots: &Roots, doing: &'static str) -> Result<BlockNode> {
+        let refused = |why: &str| {
+            Error::new(Kind::Refused, doing, why).on(self.name()).left("nothing was written to it")
+        };
+        let mut nodes = roots.all();
+        nodes.retain(|node| {
+            let says = |probe: Probe| self.is_telling() && Self::of(&probe) == *self;
+            !node.is_ours() && node.partition().is_none() && Probe::open(roots, &node.path()).is_ok_and(says)
+        });
+        match nodes.len() {
+            1 => Ok(nodes.remove(0)),
+            0 => Err(refused("it is not there")),
+            _ => Err(refused("there are several disks that say they are it")),
+        }
+    }
+
     /// Opens it for writing. That it is the disk, and that nobody uses it, is proven on the descriptor.
     pub fn claim(&self, roots: &Roots, doing: &'static str) -> Result<(FileDisk, Option<Lock>)> {
         let refused = |why: String| Error::new(Kind::Refused, doing, why).left("nothing was written to it");
-        let nodes = roots.all().into_iter().filter(|node| !node.is_ours());
-        let fits = |path: &std::path::PathBuf| {
-            Probe::open(roots, path).is_ok_and(|probe| self.is_telling() && Self::of(&probe) == *self)
-        };
-        let found: Vec<_> = nodes.map(|node| node.path()).filter(fits).collect();
-        let path = match &found[..] {
-            [one] => one,
-            [] => return Err(refused("it is not there".to_owned()).on(self.name())),
-            [..] => {
-                return Err(
-                    refused("there are several disks that say they are it".to_owned()).on(self.name())
-                );
-            }
-        };
-        let disk = holder::open(roots, path, Access::Write)?;
-        let now = Probe::of_descriptor(roots, path, disk.descriptor().expect("a file has a descriptor"))?;
+        let path = self.find(roots, doing)?.path();
+        let disk = holder::open(roots, &path, Access::Write)?;
+        let now = Probe::of_descriptor(roots, &path, disk.descriptor().expect("a file has a descriptor"))?;
         if Self::of(&now) != *self {
             return Err(refused("it has become another disk".to_owned()).on(now.name()));
         }
@@ -89,7 +93,8 @@ impl Target {
         Ok((disk, held))
     }
 
-    fn name(&self) -> String {
+    /// What people call it.
+    pub fn name(&self) -> String {
         self.serial.as_ref().or(self.wwn.as_ref()).cloned().unwrap_or_default()
     }
 

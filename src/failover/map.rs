@@ -3,7 +3,7 @@
 //! identities.
 //!
 //! ```text
-//! partK        linear over
+//! partK        linear over, or of a volume that stays on the primary, linear over that
 //!   disk       snapshot-origin of, or without history linear over
 //!     image    linear: the image in the store, holes as errors
 //!   kept       snapshot: the generation it started from, out of image and
@@ -12,6 +12,7 @@
 
 use super::fill;
 use super::older::{Older, Upon};
+use super::stays::Stays;
 use crate::attach::tables::{Base, volume};
 use crate::config::PairConfig;
 use crate::dm::{Mapped, Mapper, Stack, Table, Target};
@@ -36,15 +37,15 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Those for a store that lies on `base`.
-    pub fn of(contents: &Contents, base: Base) -> Self {
+    /// Those for a store that lies on `base`, beside a [primary](Parts::of) that has volumes still.
+    pub fn of(contents: &Contents, base: Base, primary: Option<DevNum>) -> Self {
         let map = contents.newest_map();
         let geometry = contents.superblock.geometry;
         let live = contents.live_store().map(|object| Placement::new(&object.runs, geometry, contents.base));
         Self {
             image: linear(&contents.image(map), map.disk.round_up(SECTOR), base),
             live: live.map(|place| linear(&place, place.size(), base)),
-            parts: Parts::of(contents, map, base),
+            parts: Parts::of(contents, map, base, primary),
         }
     }
 }
@@ -56,19 +57,27 @@ pub struct Parts {
     kept: Vec<(u32, Volume)>,
     /// Swap, which has a place of its own in the store.
     swaps: Vec<(u32, Table)>,
+    /// Those that stay on the primary; none where that is not there.
+    stays: Vec<(u32, Table)>,
 }
 
 impl Parts {
-    /// Those of `map`, in a store that lies on `base`.
-    pub fn of(contents: &Contents, map: &index::Map, base: Base) -> Self {
-        let kept = map.volumes.iter().filter(|volume| !volume.left_out);
+    /// Those of `map`, in a store that lies on `base`. What the store says stays on the primary is there only if
+    /// `primary` is.
+    pub fn of(contents: &Contents, map: &index::Map, base: Base, primary: Option<DevNum>) -> Self {
+        let stays = Stays::in_store(contents);
+        let stay = |volume: &Volume| stays.as_ref().is_some_and(|stays| stays.has(volume));
+        let kept = map.volumes.iter().filter(|volume| !volume.left_out && !stay(volume));
         let kept = kept.filter_map(|volume| Some((volume.name.parse().ok()?, volume.clone()))).collect();
         let swap = |placed: Placed<'_>| {
             let place = Placement::new(&placed.runs, contents.superblock.geometry, contents.base);
             let number = placed.volume.name.parse().ok()?;
-            (place.size() > Bytes::ZERO).then(|| (number, linear(&place, place.size(), base)))
+            let used = place.size() > Bytes::ZERO && !stay(placed.volume);
+            used.then(|| (number, linear(&place, place.size(), base)))
         };
-        Self { kept, swaps: swap::recorded(&contents.index, map).into_iter().filter_map(swap).collect() }
+        let swaps = swap::recorded(&contents.index, map).into_iter().filter_map(swap).collect();
+        let on_it = stays.as_ref().zip(primary).map(|(stays, raw)| stays.parts(&map.volumes, raw));
+        Self { kept, swaps, stays: on_it.unwrap_or_default() }
     }
 
     /// Makes their devices over that of a disk of `size` bytes.
@@ -76,7 +85,7 @@ impl Parts {
         for (number, part) in &self.kept {
             stack.make(id.partition(*number), &volume(part, size, disk.number))?;
         }
-        for (number, table) in &self.swaps {
+        for (number, table) in self.swaps.iter().chain(&self.stays) {
             stack.make(id.partition(*number), table)?;
         }
         Ok(())

@@ -39,13 +39,13 @@ pub struct Marked {
 
 /// Makes the store one from which a machine runs: an interrupted sync is rolled back, all free room becomes
 /// the live store, and the superblock says so. One that is live already stays as it is, whatever is `wanted`: the
-/// newest generation, if not given. `ready` is asked before anything is written whether an older one can be shown:
-/// once the mark is there, nothing else is started. `now` in seconds since 1970, UTC.
+/// newest generation, if not given. `ready` is asked before anything is written whether that can be started: once the mark is there, nothing else is started; what it returns is written down with the mark. `now` in seconds
+/// since 1970, UTC.
 pub fn go_live(
     store: &mut Store,
     wanted: Option<Generation>,
     now: u64,
-    ready: &mut dyn FnMut(&Contents, Generation) -> Result<()>,
+    ready: &mut dyn FnMut(&Contents, Generation) -> Result<Vec<Object>>,
 ) -> Result<Marked> {
     let rolled_back = recover::recover(store)?.is_some();
     let marked = |from, resumed, keeps| Marked { from, resumed, rolled_back, keeps, dropped: Vec::new() };
@@ -67,11 +67,9 @@ pub fn go_live(
             .next("start that disk; its next start brings the copy in order")),
         State::Clean(newest) => {
             let from = wanted.unwrap_or(newest);
-            if from != newest {
-                ready(&store.contents, from)?;
-            }
+            let with = ready(&store.contents, from)?;
             let dropped = make_room(store, newest, from)?;
-            let keeps = begin(store, newest, from, now)?;
+            let keeps = begin(store, (newest, from), now, with)?;
             Ok(Marked { dropped, ..marked(from, false, keeps) })
         }
         State::Filling { .. } | State::NoValid { .. } | State::Updating { .. } => {
@@ -108,7 +106,12 @@ fn without_pre_images(store: &Store) -> Index {
 
 /// What a live store is about: when it began, seconds since 1970, UTC, and, where that is not the newest, at which
 /// generation. Whether what is overwritten is kept.
-fn begin(store: &mut Store, newest: Generation, from: Generation, now: u64) -> Result<bool> {
+fn begin(
+    store: &mut Store,
+    (newest, from): (Generation, Generation),
+    now: u64,
+    with: Vec<Object>,
+) -> Result<bool> {
     let geometry = store.contents.superblock.geometry;
     let map = store.contents.map_of(store.contents.record(from)?).clone();
     let mut index = without_pre_images(store);
@@ -124,6 +127,7 @@ fn begin(store: &mut Store, newest: Generation, from: Generation, now: u64) -> R
             .left("nothing was written")
             .next("start the newest generation, which needs none"));
     }
+    index.objects.extend(with);
     store.prove()?;
     for Placed { swap, runs, .. } in swap::recorded(&index, &map) {
         make_swap(store, &swap, &runs)?;

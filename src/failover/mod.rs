@@ -13,6 +13,7 @@ pub mod mark;
 pub mod older;
 pub mod presence;
 mod room;
+pub mod stays;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::units::Generation;
 use map::Tables;
 use mark::Marked;
 use older::{Older, Upon};
+use stays::Stays;
 
 /// udev and the kernel look at a disk that has just appeared, on a slow machine for many seconds; they are waited for:
 /// the copy may be all there is to start.
@@ -48,6 +50,17 @@ pub struct Started {
     pub time: Option<u64>,
     /// The name of the DPSR disk.
     pub dpsr: String,
+    /// The volumes that are on the primary still, and whether that is there.
+    pub stays: Option<(Stays, bool)>,
+}
+
+/// What is to be started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// An older generation; the newest if not given.
+    pub generation: Option<Generation>,
+    /// Volumes that stay on the primary, by number, name or label.
+    pub live: Vec<String>,
 }
 
 /// Where it is written down, until the next boot, that the machine runs from the copy.
@@ -67,24 +80,34 @@ pub fn pair() -> Option<String> {
 }
 
 /// Puts the copy of a pair where its primary would be. The store is marked before anything can be written to
-/// it, and what follows the mark can be done again by the next boot. `wanted` is an older generation.
-pub fn start(roots: &Roots, config: &PairConfig, wanted: Option<Generation>, now: u64) -> Result<Started> {
+/// it, and what follows the mark can be done again by the next boot.
+pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> Result<Started> {
     let dpsr = Arc::new(claimed(roots, config)?);
     let held = Held::of(roots, &dpsr)?;
     let name = dpsr.probe.name();
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     let mut older = Older::running(roots, &store.contents, &dpsr, held.base)?;
-    let marked = mark::go_live(&mut store, wanted, now, &mut |contents, from| {
-        older = Some(Older::of(roots, contents, from, &dpsr, held.base)?);
-        Ok(())
+    let marked = mark::go_live(&mut store, wanted.generation, now, &mut |contents, from| {
+        if contents.current() != Some(from) {
+            older = Some(Older::of(roots, contents, from, &dpsr, held.base)?);
+        }
+        let stays = match &wanted.live[..] {
+            [] => None,
+            asked => Some(Stays::of(roots, config, contents, from, asked)?),
+        };
+        Ok(stays.iter().map(Stays::object).collect())
     })?;
     let contents = store.contents.clone();
+    let stays = Stays::in_store(&contents);
+    let primary = stays.as_ref().and_then(|stays| stays.on(roots));
     // The claim on the whole disk would keep device-mapper from its partition.
     drop(store);
     drop(dpsr);
     let mapped = Mapper::open().and_then(|mapper| match &older {
-        Some(older) => map::map_older(&mapper, config, older, &Upon::of(&contents, held.base)).map(Some),
-        None => map::map(&mapper, config, &Tables::of(&contents, held.base)),
+        Some(older) => {
+            map::map_older(&mapper, config, older, &Upon::of(&contents, held.base, primary)).map(Some)
+        }
+        None => map::map(&mapper, config, &Tables::of(&contents, held.base, primary)),
     });
     let snapshot = mapped.inspect_err(|_| {
         if !marked.resumed {
@@ -98,7 +121,8 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: Option<Generation>, now
         }
     }
     let time = contents.index.record(marked.from).map(|record| record.time);
-    Ok(Started { marked, time, dpsr: name })
+    let stays = stays.map(|stays| (stays, primary.is_some()));
+    Ok(Started { marked, time, dpsr: name, stays })
 }
 
 /// No system came to run from the copy: the mark would only set it before a primary that is newer.

@@ -44,12 +44,13 @@ pub struct Upon {
 }
 
 impl Upon {
-    /// Of a store that says a machine runs from an older generation.
-    pub fn of(contents: &Contents, base: Base) -> Self {
+    /// Of a store that says a machine runs from an older generation, beside a [primary](Parts::of) that has volumes
+    /// still.
+    pub fn of(contents: &Contents, base: Base, primary: Option<DevNum>) -> Self {
         let runs = contents.live_store().map(|object| object.runs.as_slice()).unwrap_or_default();
         let live = Placement::new(runs, contents.superblock.geometry, contents.base);
         let live = linear(&live, live.size(), base);
-        Self { parts: Parts::of(contents, contents.running_map(), base), live }
+        Self { parts: Parts::of(contents, contents.running_map(), base, primary), live }
     }
 }
 

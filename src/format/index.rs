@@ -153,6 +153,9 @@ pub const HOME: u16 = 8;
 /// Kind of the object that keeps room for what is overwritten on the primary while its snapshot is read.
 pub const PRE_IMAGES: u16 = 9;
 
+/// Kind of the object that says which volumes a machine that runs from the image has on its primary still.
+pub const STAYS: u16 = 10;
+
 /// An object this version does not interpret: its extents are taken, that is all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {

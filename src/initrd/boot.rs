@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failback::finish::{Finished, finish};
 use crate::failover::decide::{Asked, Choice, is_newer};
 use crate::failover::presence::{self, Presence};
-use crate::failover::{self, Started};
+use crate::failover::{self, Started, Wanted};
 use crate::format::superblock::State;
 use crate::open::now;
 use crate::pair::sysfs::Roots;
@@ -166,10 +166,13 @@ fn restart() {
 fn start(config: &PairConfig, why: &str) -> Result<()> {
     say(Level::Warning, &format!("starting the copy: {why}"));
     let line = CmdLine::of_kernel();
-    let wanted = line.generation.filter(|_| line.boot == Boot::Force);
-    let started = failover::start(&Roots::default(), config, wanted, now());
-    let started = started?;
+    let wanted = match line.boot {
+        Boot::Force => Wanted { generation: line.generation, live: line.live },
+        _ => Wanted::default(),
+    };
+    let started = failover::start(&Roots::default(), config, &wanted, now())?;
     tell(config, why, &started);
+    let wanted = wanted.generation;
     if let Some(other) = wanted.filter(|wanted| *wanted != started.marked.from) {
         say(
             Level::Warning,
@@ -180,7 +183,7 @@ fn start(config: &PairConfig, why: &str) -> Result<()> {
 }
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {
-    let Started { marked, time, dpsr } = started;
+    let Started { marked, time, dpsr, stays } = started;
     let age = time.map_or(String::new(), |time| {
         format!(" of {}, {} before this boot", utc(time), span(now().saturating_sub(time)))
     });
@@ -203,6 +206,15 @@ fn tell(config: &PairConfig, why: &str, started: &Started) {
     }
     if !marked.dropped.is_empty() {
         rolled.push_str(&format!(" Dropped to make room: {}.", list(&marked.dropped)));
+    }
+    if let Some((stays, there)) = stays {
+        let (count, disk) = (stays.volumes.len(), stays.disk.name());
+        rolled.push_str(&match there {
+            true => format!(" Volumes that stay on the primary ({disk}): {count}."),
+            false => format!(
+                " {count} of its volumes stay on the primary ({disk}), which is not there, and so neither are they."
+            ),
+        });
     }
     say(Level::Warning, &format!("{what}; it runs from its copy on {dpsr}, because {why}.{rolled}"));
     at_login(&format!(

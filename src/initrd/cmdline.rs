@@ -9,6 +9,7 @@
 //! | `dpsr.wait=S`     | how many seconds after the last new disk the primary counts as missing; else what the record says |
 //! | `dpsr.pair=NAME`  | the pair it is about; said by the loader of each DPSR disk                           |
 //! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent                     |
+//! | `dpsr.live=V,…`   | with `force`: volumes that stay on the primary, by number, name or label; everything else comes from the copy |
 //! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
 
 use crate::units::Generation;
@@ -37,6 +38,8 @@ pub struct CmdLine {
     pub pair: Option<String>,
     /// The generation to start.
     pub generation: Option<Generation>,
+    /// Volumes that stay on the primary.
+    pub live: Vec<String>,
     /// Whether what a system wrote that ran from an older generation is given up.
     pub discard: bool,
 }
@@ -44,8 +47,14 @@ pub struct CmdLine {
 impl CmdLine {
     /// Reads a command line. The last word of a kind counts; what is none of dpsr's business is passed over.
     pub fn parse(text: &str) -> Self {
-        let mut found =
-            Self { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false };
+        let mut found = Self {
+            boot: Boot::Primary,
+            wait: None,
+            pair: None,
+            generation: None,
+            live: Vec::new(),
+            discard: false,
+        };
         for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
             match (key, value) {
                 ("dpsr.boot", "auto") => found.boot = Boot::Auto,
@@ -53,6 +62,10 @@ impl CmdLine {
                 ("dpsr.boot", "off") => found.boot = Boot::Plain,
                 ("dpsr.wait", seconds) => found.wait = seconds.parse().ok(),
                 ("dpsr.generation", number) => found.generation = number.parse().ok().map(Generation),
+                ("dpsr.live", names) => {
+                    found.live =
+                        names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                }
                 ("dpsr.discard", "aside") => found.discard = true,
                 ("dpsr.pair", pair) => found.pair = Some(pair.to_owned()),
                 _ => {}
@@ -74,16 +87,19 @@ mod tests {
     #[test]
     fn words() {
         let of = |text: &str| CmdLine::parse(text);
-        assert_eq!(
-            of("root=UUID=1 ro quiet\n"),
-            CmdLine { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false }
-        );
+        let nothing = CmdLine {
+            boot: Boot::Primary,
+            wait: None,
+            pair: None,
+            generation: None,
+            live: vec![],
+            discard: false,
+        };
+        assert_eq!(of("root=UUID=1 ro quiet\n"), nothing);
         assert_eq!(of("dpsr.boot=auto dpsr.wait=3").wait, Some(3));
         assert_eq!(of("dpsr.boot=auto dpsr.boot=off").boot, Boot::Plain);
-        assert_eq!(
-            of("dpsr.boot=maybe dpsr.wait=x"),
-            CmdLine { boot: Boot::Primary, wait: None, pair: None, generation: None, discard: false }
-        );
+        assert_eq!(of("dpsr.boot=maybe dpsr.wait=x"), nothing);
+        assert_eq!(of("dpsr.boot=force dpsr.live=data,5,").live, ["data", "5"]);
         assert_eq!(of("dpsr.boot=force dpsr.generation=12").generation, Some(Generation(12)));
         assert_eq!(of("dpsr.boot=auto dpsr.pair=main").pair.as_deref(), Some("main"));
     }

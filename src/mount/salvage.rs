@@ -9,8 +9,9 @@ use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
 use crate::failover::decide::is_newer;
 use crate::failover::presence::is_called_like_it;
+use crate::failover::stays::Stays;
 use crate::open::{OpenStore, recorded, volumes_of};
-use crate::pair::inuse::{Use, in_use};
+use crate::pair::inuse::{Use, in_use, uses_of_others};
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
@@ -24,7 +25,10 @@ pub fn salvage(store: &OpenStore, from: &Path, request: &Request<'_>) -> Result<
     let probe = checked(store, from)?;
     let disk = FileDisk::open(from, Access::Read)?;
     let table = Table::read(&disk, store.config.primary.block)?;
-    let volumes = recorded(&volumes_of(&store.config, &table));
+    let mut volumes = recorded(&volumes_of(&store.config, &table));
+    // What stays there is no old one.
+    let stays = Stays::in_store(&store.contents);
+    volumes.retain(|volume| stays.as_ref().is_none_or(|stays| !stays.has(volume)));
     drop(disk);
     let attached = show_primary(store.contents.superblock.store, &probe, &volumes)?;
     mounted(&attached, request, &directory)
@@ -46,7 +50,11 @@ fn checked(store: &OpenStore, from: &Path) -> Result<Probe> {
     }
     // Another volume of it is mounted.
     let ours = |usage: &Use| matches!(usage, Use::Held { ours: true, .. });
-    if let Some(usage) = in_use(&roots, &probe).iter().find(|usage| !ours(usage)) {
+    let uses = match (Stays::in_store(&store.contents), probe.node(&roots)) {
+        (Some(_), Some(node)) => uses_of_others(&roots, &node),
+        _ => in_use(&roots, &probe),
+    };
+    if let Some(usage) = uses.iter().find(|usage| !ours(usage)) {
         return Err(refuse(usage.to_string()).next("stop that use first"));
     }
     Ok(probe)

@@ -100,6 +100,23 @@ pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     uses
 }
 
+/// The uses of a block device by others than dpsr: of itself, and of every partition the kernel knows on it. What lies
+/// on dpsr's own nodes over it is not among them.
+pub fn uses_of_others(roots: &Roots, node: &BlockNode) -> Vec<Use> {
+    let members: Vec<BlockNode> = std::iter::once(node.clone()).chain(node.partitions()).collect();
+    let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
+    let mut uses = Vec::new();
+    for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
+        uses.push(Use::Mounted { device: mount.node.label(), at: mount.at });
+    }
+    uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
+    for member in &members {
+        let others = member.holders().into_iter().filter(|holder| !holder.is_ours());
+        uses.extend(others.map(|holder| held(member, &holder)));
+    }
+    uses
+}
+
 /// The nodes of a wrap over a disk, the left-out partitions too.
 fn wrap_nodes(node: &BlockNode) -> Vec<BlockNode> {
     let upon = |node: &BlockNode| node.holders().into_iter().filter(BlockNode::is_ours);

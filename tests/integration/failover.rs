@@ -14,7 +14,8 @@ use dpsr::failback::Parts;
 use dpsr::failback::put_back::put_back;
 use dpsr::failback::target::Target;
 use dpsr::failover::mark::{Marked, go_live, placement};
-use dpsr::format::index::Volume;
+use dpsr::failover::stays::Stays;
+use dpsr::format::index::{Object, Volume};
 use dpsr::format::superblock::{Owner, State};
 use dpsr::progress::Silent;
 use dpsr::store::placement::Placement;
@@ -34,8 +35,8 @@ pub const NOW: u64 = 1_795_161_600;
 const PER_AREA: u64 = 4096;
 
 /// Every generation can be shown.
-pub fn any(_: &Contents, _: Generation) -> Result<()> {
-    Ok(())
+pub fn any(_: &Contents, _: Generation) -> Result<Vec<Object>> {
+    Ok(vec![])
 }
 
 /// What the kernel does below a machine that runs from the image.
@@ -410,4 +411,34 @@ fn the_way_back_spares_what_was_left_out() {
         let left_out = (swap.start..swap.start + swap.size).contains(&at);
         assert_eq!(covered, !left_out, "sector {sector}");
     }
+}
+
+/// A volume that a machine has on its primary still is in nobody's way back, and is forgotten there.
+#[test]
+fn what_stays_on_the_primary_is_left_alone_until_the_machine_is_back() {
+    let mib = 1024 * 1024;
+    let volumes = vec![
+        volume("table", 0, 0, false),
+        volume("1", 512 * 7, mib, false),
+        volume("2", 1_200_128, 512 * 900, false),
+    ];
+    let mut stage = Stage::with(2, volumes);
+    let disk = Target { size: Bytes(SIZE as u64), serial: Some("old".into()), wwn: None };
+    let stays = Stays { disk, volumes: vec!["2".into()] };
+    let mut ready = |_: &Contents, _: Generation| Ok(vec![stays.object()]);
+    let mut store = opened(&stage.world);
+    go_live(&mut store, None, NOW, &mut ready).unwrap();
+    assert_eq!(Stays::in_store(&store.contents).as_ref(), Some(&stays));
+    // Whatever a later boot asks for, what the store says goes on.
+    go_live(&mut store, None, NOW, &mut any).unwrap();
+    let contents = stage.world.contents();
+    assert_eq!(Stays::in_store(&contents).as_ref(), Some(&stays));
+    let parts = Parts::of(&contents);
+    let there = Bytes(1_200_128)..Bytes(1_200_128 + 512 * 900);
+    let touched = |range: &std::ops::Range<Bytes>| range.start < there.end && there.start < range.end;
+    assert!(!parts.body.iter().chain(&parts.edges).any(touched), "{parts:?}");
+    assert_eq!(put_back(&mut store).unwrap(), Some(Generation(2)));
+    assert_eq!(Stays::in_store(&store.contents), None);
+    stage.world.sync(Mode::Digest).unwrap();
+    stage.world.check_all();
 }
