@@ -83,14 +83,9 @@ pub struct Detach {
     pub store: Source,
 }
 
-/// `dpsr mount`
+/// Which filesystem of a disk is to be mounted.
 #[derive(Debug, clap::Args)]
-pub struct Mount {
-    /// The number of the generation
-    #[arg(value_name = "N", value_parser = generation)]
-    pub generation: Generation,
-    /// The directory, which must exist
-    pub dir: PathBuf,
+pub struct Mountable {
     /// Which volume: number, PARTUUID or label; may be left out where only one can be mounted
     #[arg(long, value_name = "V")]
     pub volume: Option<String>,
@@ -100,6 +95,19 @@ pub struct Mount {
     /// Which logical volume of LVM; may be left out where there is only one
     #[arg(long, value_name = "NAME")]
     pub lv: Option<String>,
+}
+
+/// `dpsr mount`
+#[derive(Debug, clap::Args)]
+pub struct Mount {
+    /// The number of the generation
+    #[arg(value_name = "N", value_parser = generation)]
+    pub generation: Generation,
+    /// The directory, which must exist
+    pub dir: PathBuf,
+    /// What to mount
+    #[command(flatten)]
+    pub what: Mountable,
     /// Which store
     #[command(flatten)]
     pub store: Source,
@@ -112,15 +120,9 @@ pub struct Salvage {
     pub disk: PathBuf,
     /// The directory, which must exist
     pub dir: PathBuf,
-    /// Which volume: number, PARTUUID or label; may be left out where only one can be mounted
-    #[arg(long, value_name = "V")]
-    pub volume: Option<String>,
-    /// Open LUKS with what is in this file, instead of asking for the passphrase
-    #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
-    /// Which logical volume of LVM; may be left out where there is only one
-    #[arg(long, value_name = "NAME")]
-    pub lv: Option<String>,
+    /// What to mount
+    #[command(flatten)]
+    pub what: Mountable,
     /// Which pair
     #[command(flatten)]
     pub common: Common,
