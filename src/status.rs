@@ -182,7 +182,7 @@ pub fn status(store: &OpenStore, notes: &Path, now: u64) -> Status {
 }
 
 fn stays(contents: &Contents) -> Vec<String> {
-    let Some(stays) = Stays::in_store(contents) else { return Vec::new() };
+    let Ok(Some(stays)) = Stays::in_store(contents) else { return Vec::new() };
     let volumes = contents.running_map().volumes.iter().filter(|volume| stays.has(volume));
     volumes.map(|volume| volume.name.clone()).collect()
 }

@@ -70,15 +70,21 @@ impl Swap {
         left_out.filter_map(read).collect()
     }
 
-    /// Makes its `volume` on `disk` empty if a machine has gone to sleep in it; whether one had.
-    fn wake(&self, disk: &dyn WriteDisk, volume: &Volume) -> Result<bool> {
+    /// Whether a machine has gone to sleep in its `volume` on `disk`.
+    fn sleeper(&self, disk: &dyn ReadDisk, volume: &Volume) -> Result<bool> {
         let failed = |error| Error::device("looking at a swap volume of", disk.name(), &error);
         let page = volume.size.min(Bytes(self.page));
         let head = blocks::read(disk, volume.start..volume.start + page).map_err(failed)?;
         let end = &head[head.len().saturating_sub(MAGIC.len())..];
-        if !ASLEEP.iter().any(|magic| end.starts_with(magic)) {
+        Ok(ASLEEP.iter().any(|magic| end.starts_with(magic)))
+    }
+
+    /// Makes its `volume` on `disk` empty if a machine has gone to sleep in it; whether one had.
+    fn wake(&self, disk: &dyn WriteDisk, volume: &Volume) -> Result<bool> {
+        if !self.sleeper(disk, volume)? {
             return Ok(false);
         }
+        let failed = |error| Error::device("emptying a swap volume of", disk.name(), &error);
         let header = self.header(volume.size)?;
         disk.prove().and_then(|()| blocks::write(disk, volume.start, &header)).map_err(failed)?;
         Ok(true)
@@ -103,6 +109,15 @@ impl Swap {
 /// What a swap volume says in which a machine has gone to sleep, in the place of [`MAGIC`]: the kernel itself,
 /// and the programs that did it before it. (`kernel/power/swap.c`; `libblkid/src/superblocks/swap.c`)
 const ASLEEP: [&[u8]; 4] = [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"];
+
+/// Whether a machine has gone to sleep in a swap volume of `disk`.
+pub fn is_asleep(disk: &dyn ReadDisk, index: &Index, map: &Map) -> Result<bool> {
+    let mut asleep = false;
+    for Placed { swap, volume, .. } in recorded(index, map) {
+        asleep |= swap.sleeper(disk, volume)?;
+    }
+    Ok(asleep)
+}
 
 /// Makes swap volumes of `disk` empty in which a machine has gone to sleep: what wakes from them knows a system
 /// whose disks have changed since, and would destroy them. How many there were.

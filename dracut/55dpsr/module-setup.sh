@@ -33,6 +33,7 @@ install() {
     inst_simple "$moddir/dpsr-failover.service" "$systemdsystemunitdir/dpsr-failover.service"
     $SYSTEMCTL -q --root "$initdir" add-wants initrd.target dpsr-failover.service
     inst_simple "$moddir/61-dpsr-wrap.rules" /usr/lib/udev/rules.d/61-dpsr-wrap.rules
+    inst_hook pre-pivot 50 "$moddir/lvm-all.sh"
     note
 }
 

@@ -5,63 +5,81 @@
 use crate::config::PairConfig;
 use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
-use crate::dm::{Mapper, Stack, Table, Target};
+use crate::dm::{Mapped, Mapper, Name, Stack, Table, Target};
 use crate::error::{Error, Kind, Result};
 use crate::failover::stays::Stays;
 use crate::format::index::Volume;
-use crate::pair::inuse::uses_of_others;
+use crate::pair::inuse::{Use, uses_besides};
 use crate::pair::lock::{Lock, Mode, lock};
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::{DevNum, Roots};
+use crate::sys::signal;
 use crate::units::{Bytes, SECTOR};
 use crate::wrap::DiskId;
 
-/// A disk behind its fence; the device goes when it is dropped.
-pub struct Fenced<'a> {
-    /// What can be written to.
-    pub disk: FileDisk,
+/// Keeps a fence up, and others from the disk behind it.
+pub struct Fence<'a> {
     _stack: Stack<'a>,
     _raw: FileDisk,
     _lock: Option<Lock>,
 }
 
-impl<'a> Fenced<'a> {
-    /// Takes the disk that was `planned`; that it still is that one, and that nobody but dpsr uses it, is proven on the
-    /// open descriptor.
-    pub fn claim(
-        roots: &Roots,
-        mapper: &'a Mapper,
-        config: &PairConfig,
-        planned: &Probe,
-        (stays, volumes): (&Stays, &[Volume]),
-    ) -> Result<Self> {
-        let refuse = |why: String| {
-            Error::new(Kind::Refused, "going back to", why).on(planned.name()).left("nothing was written")
-        };
-        let raw = FileDisk::open(&planned.path, Access::Read)?;
-        let descriptor = raw.descriptor().expect("a file has a descriptor");
-        let now = Probe::of_descriptor(roots, &planned.path, descriptor)?;
-        if !now.is_still(planned) {
-            let why = "it is not the disk any more that the plan was made for".to_owned();
-            return Err(refuse(why).next("run failback again and read its plan"));
-        }
-        if let Some(usage) = others(roots, &now) {
-            return Err(refuse(usage).next("stop that use first"));
-        }
-        let number = now.number.ok_or_else(|| refuse("it is no block device".to_owned()))?;
-        let lock = lock(roots, &raw, Mode::Exclusive)?;
-        let mut stack = Stack::new(mapper);
-        let name = DiskId::recorded(config).private("fence");
-        let device = stack.make(name, &table(number, now.size, stays, volumes))?;
-        let disk = FileDisk::open(device.node(), Access::Write)?;
-        Ok(Self { disk, _stack: stack, _raw: raw, _lock: lock })
+/// Takes the disk that was `planned`, as far as it can be written to. That it still is that one, and that nobody has it
+/// in use but for the volumes that stay, is proven on the open descriptor.
+pub fn fenced<'a>(
+    roots: &Roots,
+    mapper: &'a Mapper,
+    config: &PairConfig,
+    planned: &Probe,
+    (stays, volumes): (&Stays, &[Volume]),
+) -> Result<(FileDisk, Fence<'a>)> {
+    let refuse = |kind: Kind, why: String| {
+        Error::new(kind, "going back to", why).on(planned.name()).left("nothing was written")
+    };
+    let raw = FileDisk::open(&planned.path, Access::Read)?;
+    let descriptor = raw.descriptor().expect("a file has a descriptor");
+    let now = Probe::of_descriptor(roots, &planned.path, descriptor)?;
+    if !now.is_still(planned) {
+        let why = "it is not the disk any more that the plan was made for".to_owned();
+        return Err(refuse(Kind::Refused, why).next("run failback again and read its plan"));
     }
+    if let Some(usage) = other_use(roots, config, &now, (stays, volumes)) {
+        return Err(refuse(Kind::Refused, usage.to_string()).next("stop that use first"));
+    }
+    let number = now.number.ok_or_else(|| refuse(Kind::Refused, "it is no block device".to_owned()))?;
+    let lock = lock(roots, &raw, Mode::Exclusive)?;
+    if signal::interrupted() {
+        return Err(refuse(Kind::Interrupted, "a signal asked to stop".to_owned()));
+    }
+    let name = name(config);
+    // That of a run that was killed; under the lock it is nobody's.
+    if let Some(left) = mapper.find(&name.uuid)? {
+        mapper.remove(&Mapped { number: left.number, name: name.clone() })?;
+    }
+    let mut stack = Stack::new(mapper);
+    let device = stack.make(name, &table(number, now.size, stays, volumes))?;
+    let disk = FileDisk::open(device.node(), Access::Write)?;
+    Ok((disk, Fence { _stack: stack, _raw: raw, _lock: lock }))
 }
 
-/// Who uses the disk, besides dpsr.
-pub fn others(roots: &Roots, probe: &Probe) -> Option<String> {
-    let node = probe.node(roots)?;
-    uses_of_others(roots, &node).first().map(ToString::to_string)
+fn name(config: &PairConfig) -> Name {
+    DiskId::recorded(config).private("fence")
+}
+
+/// What uses the disk besides the volumes that stay, and besides a fence that was left.
+pub fn other_use(
+    roots: &Roots,
+    config: &PairConfig,
+    probe: &Probe,
+    (stays, volumes): (&Stays, &[Volume]),
+) -> Option<Use> {
+    let (id, fence) = (DiskId::recorded(config), name(config).uuid);
+    uses_besides(roots, &probe.node(roots)?, |holder| {
+        let uuid = holder.attr("dm/uuid").unwrap_or_default();
+        uuid == fence || stays.is_part(&id, volumes, &uuid)
+    })
+    .into_iter()
+    .next()
 }
 
 /// The whole disk, without the volumes that stay. Pure.

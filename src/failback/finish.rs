@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::fence::fenced;
 use super::target::Target;
 use super::{Parts, put_back};
 use crate::attach::Held;
@@ -14,11 +15,13 @@ use crate::dm::{Mapper, Stack};
 use crate::error::{Error, Kind, Result};
 use crate::failback::mirror::mirror;
 use crate::failover::claimed;
-use crate::failover::map::Tables;
+use crate::failover::map::{Beside, Tables};
 use crate::failover::older::{Older, Upon};
+use crate::failover::stays::Stays;
 use crate::format::superblock::State;
 use crate::open::owner;
 use crate::pair::blocks;
+use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
 use crate::progress::Progress;
 use crate::store::Store;
@@ -79,24 +82,39 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         return Ok(Finished::Back { differed: Bytes::ZERO, generation });
     }
     let Some(target) = Target::in_store(&store.contents) else { return Ok(Finished::Nothing) };
-    let (disk, _lock) = target.claim(roots, DOING)?;
     let contents = store.contents.clone();
+    let stays = Stays::in_store(&contents)?;
+    let mapper = Mapper::open()?;
+    // Whatever keeps others from the disk stays until all is copied.
+    let (disk, _lock, _fence) = match &stays {
+        None => target.claim(roots, DOING).map(|(disk, lock)| (disk, lock, None))?,
+        Some(stays) => {
+            let planned = Probe::open(roots, &target.find(roots, DOING)?.path())?;
+            let within = (stays, &contents.running_map().volumes[..]);
+            let (disk, fence) = fenced(roots, &mapper, config, &planned, within)?;
+            (disk, None, Some(fence))
+        }
+    };
     let older = Older::running(roots, &contents, &dpsr, held.base)?;
     drop(store);
     drop(dpsr);
     let differed = {
-        let mapper = Mapper::open()?;
         let mut stack = Stack::new(&mapper);
         let id = DiskId::recorded(config);
         let image = match &older {
-            Some(older) => {
-                older.make(&Upon::of(&contents, held.base, None), &mut stack, &id, id.private("back"))?
+            Some(older) => older.make(
+                &Upon::of(&contents, held.base, Beside::default()),
+                &mut stack,
+                &id,
+                id.private("back"),
+            )?,
+            None => {
+                stack.make(id.private("image"), &Tables::of(&contents, held.base, Beside::default()).image)?
             }
-            None => stack.make(id.private("image"), &Tables::of(&contents, held.base, None).image)?,
         };
         let from: Arc<dyn ReadDisk> = Arc::new(FileDisk::open(image.node(), Access::Read)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
-        let parts = Parts::of(&contents);
+        let parts = Parts::of(&contents, stays.as_ref());
         let what = format!("copying what has changed to {}", to.name());
         progress.begin(&what, parts.size());
         as_left(from.as_ref(), to.as_ref(), &parts.edges)?;

@@ -35,12 +35,11 @@ pub struct Parts {
 
 impl Parts {
     /// Those of the image of a store. Volumes that stay on the primary are none of them.
-    pub fn of(contents: &Contents) -> Self {
+    pub fn of(contents: &Contents, stays: Option<&Stays>) -> Self {
         let map = contents.running_map();
-        let stays = Stays::in_store(contents);
         let mut volumes = map.volumes.clone();
         for volume in &mut volumes {
-            volume.left_out |= stays.as_ref().is_some_and(|stays| stays.has(volume));
+            volume.left_out |= stays.is_some_and(|stays| stays.has(volume));
         }
         let (head, tail) = (Bytes(EDGE).min(map.disk), map.disk.saturating_sub(Bytes(EDGE)));
         let image = contents.image(map);
@@ -63,9 +62,26 @@ impl Parts {
     }
 }
 
-/// What of a disk lies between `ranges`, which are sorted.
+/// What of a disk lies between `ranges`, which are sorted by where they begin; one may lie within another, as a reserve
+/// in a volume that stays.
 fn between(ranges: &[Range<Bytes>], disk: Bytes) -> impl Iterator<Item = Range<Bytes>> {
-    let starts = std::iter::once(Bytes::ZERO).chain(ranges.iter().map(|range| range.end));
+    let ended = ranges.iter().scan(Bytes::ZERO, |last, range| {
+        *last = (*last).max(range.end);
+        Some(*last)
+    });
+    let starts = std::iter::once(Bytes::ZERO).chain(ended);
     let ends = ranges.iter().map(|range| range.start).chain([disk]);
     starts.zip(ends).map(|(start, end)| start..end).filter(|range| range.start < range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_within_another_opens_nothing() {
+        let ranges = [(20, 80), (40, 50), (90, 100)].map(|(start, end)| Bytes(start)..Bytes(end));
+        let found: Vec<_> = between(&ranges, Bytes(120)).map(|range| (range.start.0, range.end.0)).collect();
+        assert_eq!(found, [(0, 20), (80, 90), (100, 120)]);
+    }
 }

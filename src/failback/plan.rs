@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Parts;
-use super::fence::{self, Fenced};
+use super::fence::{fenced, other_use};
 use super::mirror::mirror;
 use super::target::Target;
 use crate::config::{self, PairConfig};
@@ -19,14 +19,15 @@ use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
 use crate::failover::presence::is_called_like_it;
 use crate::failover::stays::Stays;
-use crate::format::index::{FAILBACK, Index, Volume};
+use crate::format::index::{FAILBACK, Index, Object, STAYS};
 use crate::format::superblock::State;
 use crate::open::{OpenStore, owner};
+use crate::pair::chain::chain_of_node;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::find_store;
 use crate::pair::open::open_live;
 use crate::pair::probe::Probe;
-use crate::pair::sysfs::{DevNum, Roots};
+use crate::pair::sysfs::{BlockNode, Roots};
 use crate::pair::table::Table;
 use crate::pair::target::{Taker, claim};
 use crate::progress::Progress;
@@ -63,9 +64,12 @@ pub struct FailbackPlan {
     /// When something was last written to the old primary's filesystems, where they tell: seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_written: Option<u64>,
-    /// Numbers of the volumes that are in use on it, and are not touched.
+    /// Numbers of the volumes that stayed on it, and are not touched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stays: Vec<String>,
+    /// Numbers of the volumes that stayed on a primary that is gone: of them the copy has only what they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// What to confirm with.
     pub confirm: String,
     /// What kind of ID that is.
@@ -78,9 +82,16 @@ impl fmt::Display for FailbackPlan {
         writeln!(f, "Bring the running system back to {} ({which}): {}.", self.target, self.size)?;
         let but = match &self.stays[..] {
             [] => String::new(),
-            stays => format!(" but volume {}, which is in use there,", stays.join(", ")),
+            stays => format!(" but volume {}, which stays there,", stays.join(", ")),
         };
         writeln!(f, "Everything it holds{but} is overwritten, in passes while the system runs.")?;
+        if !self.lost.is_empty() {
+            let lost = self.lost.join(", ");
+            writeln!(
+                f,
+                "Volume {lost} stayed on the primary, which is gone: it becomes what it was in the copy."
+            )?;
+        }
         writeln!(
             f,
             "The rest is copied at the next start, before the system is; then it starts from there."
@@ -118,11 +129,16 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
             .next("'dpsr restore' writes a generation to a disk"));
     }
     let probe = Probe::open(&roots, &options.to)?;
-    let stays = Stays::in_store(&store.contents);
+    let mut stays = Stays::in_store(&store.contents)?;
+    let mut lost = Vec::new();
+    if let Some(gone) = stays.take_if(|stays| stays.disk != Target::of(&probe)) {
+        lost = numbers(&store.contents, Some(&gone));
+        give_up_what_stayed(&roots, store, &probe, (&gone, &lost), options)?;
+    }
     check_target(&roots, store, &probe, stays.as_ref())?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
-    let old_primary = is_called_like_it(&roots, config, &options.to);
+    let old_primary = stays.is_some() || is_called_like_it(&roots, config, &options.to);
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
     if old_primary && !options.discard_primary {
         let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
@@ -137,17 +153,45 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         size: config.primary.size,
         old_primary,
         last_written,
-        stays: staying(&store.contents, stays.as_ref()).iter().map(|volume| volume.name.clone()).collect(),
+        stays: numbers(&store.contents, stays.as_ref()),
+        lost,
         confirm: probe.id(),
         confirm_kind: probe.id_kind().to_owned(),
     };
     Ok(Planned { plan, roots, probe, stays })
 }
 
-/// The volumes that stay on the primary.
-fn staying<'a>(contents: &'a Contents, stays: Option<&Stays>) -> Vec<&'a Volume> {
-    let volumes = &contents.running_map().volumes;
-    volumes.iter().filter(|volume| stays.is_some_and(|stays| stays.has(volume))).collect()
+/// The numbers of the volumes that stay on the primary.
+fn numbers(contents: &Contents, stays: Option<&Stays>) -> Vec<String> {
+    let volumes = contents.running_map().volumes.iter();
+    volumes
+        .filter(|volume| stays.is_some_and(|it| it.has(volume)))
+        .map(|volume| volume.name.clone())
+        .collect()
+}
+
+/// To another disk than that on which volumes stayed only what the copy has of them can be brought. That is refused
+/// where the primary is there, and else asked for.
+fn give_up_what_stayed(
+    roots: &Roots,
+    store: &OpenStore,
+    probe: &Probe,
+    (gone, lost): (&Stays, &[String]),
+    options: &Options,
+) -> Result<()> {
+    let (lost, home) = (lost.join(", "), gone.disk.name());
+    let volumes = &store.contents.running_map().volumes;
+    if gone.on(roots, store.config.primary.block, volumes).is_some() {
+        let why = format!("volume {lost} stayed on the primary, and can only go on there");
+        return Err(refuse(probe, why).next(format!("go back to {home}")));
+    }
+    if options.discard_primary {
+        return Ok(());
+    }
+    let why =
+        format!("volume {lost} stayed on the primary ({home}), which is not there; the copy has what it was");
+    Err(refuse(probe, why)
+        .next("bring that disk back, or say --discard-primary to go on with what the copy has"))
 }
 
 fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
@@ -159,17 +203,22 @@ fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&
     if probe.same_storage(&store.dpsr.probe) {
         return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
     }
-    if let Some(stays) = stays.filter(|stays| stays.disk != Target::of(probe)) {
-        let why =
-            "some volumes stayed on the primary, and only what comes from the copy could be brought here";
-        return Err(refuse(probe, why).next(format!("go back to {}", stays.disk.name())));
-    }
     let usage = match stays {
-        Some(_) => fence::others(roots, probe),
-        None => in_use(roots, probe).first().map(ToString::to_string),
+        Some(stays) => {
+            let volumes = &store.contents.running_map().volumes;
+            let there = stays.on(roots, config.primary.block, volumes);
+            if there.is_none() || there != probe.number {
+                let why = "it says that it is the primary, and does not have what stayed there";
+                return Err(
+                    refuse(probe, why).next("name the disk itself, with no other of its names beside it")
+                );
+            }
+            other_use(roots, config, probe, (stays, volumes))
+        }
+        None => in_use(roots, probe).into_iter().next(),
     };
     if let Some(usage) = usage {
-        return Err(refuse(probe, usage).next("stop that use first, or name another disk"));
+        return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
     }
     if probe.size != config.primary.size {
         let why = format!("it has {} bytes, and the primary had {}", probe.size.0, config.primary.size.0);
@@ -224,21 +273,16 @@ impl Planned {
     /// Copies, and leaves the rest to the next start. Its partition table is written then, so that nobody
     /// sees two disks of one identity.
     pub fn act(self, dir: &Path, store: OpenStore, progress: &dyn Progress) -> Result<Begun> {
-        let mapper;
-        match &self.stays {
-            None => {
-                let taker = Taker { doing: DOING, verb: "failback" };
-                let (disk, _lock) = claim(&self.roots, &self.probe, taker, no_store)?;
-                self.copy_to(dir, store, disk, progress)
-            }
-            Some(stays) => {
-                mapper = Mapper::open()?;
-                let volumes = &store.contents.running_map().volumes;
-                let fenced =
-                    Fenced::claim(&self.roots, &mapper, &store.config, &self.probe, (stays, volumes))?;
-                self.copy_to(dir, store, fenced.disk, progress)
-            }
-        }
+        let Some(stays) = &self.stays else {
+            let taker = Taker { doing: DOING, verb: "failback" };
+            let (disk, _lock) = claim(&self.roots, &self.probe, taker, no_store)?;
+            return self.copy_to(dir, store, disk, progress);
+        };
+        let mapper = Mapper::open()?;
+        let within = (stays, &store.contents.running_map().volumes[..]);
+        let (disk, _fence) = fenced(&self.roots, &mapper, &store.config, &self.probe, within)?;
+        no_store(&self.probe, &disk)?;
+        self.copy_to(dir, store, disk, progress)
     }
 
     fn copy_to(
@@ -250,13 +294,13 @@ impl Planned {
     ) -> Result<Begun> {
         let unfinished = "it is overwritten in part, and the system goes on running from the copy";
         let again = "run the same failback again";
+        let from: Arc<dyn ReadDisk> = Arc::new(running(&self.roots, &store)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
-        let parts = Parts::of(&store.contents);
+        let parts = Parts::of(&store.contents, self.stays.as_ref());
         unmark(&to, &parts).map_err(|error| error.left(unfinished).next(again))?;
         if !self.plan.old_primary {
             make_swaps(&store.contents, to.as_ref()).map_err(|error| error.left(unfinished).next(again))?;
         }
-        let from: Arc<dyn ReadDisk> = Arc::new(running(&store.config)?);
         let mut last_pass = Bytes::ZERO;
         for pass in 1..=PASSES {
             progress.begin(&format!("copying, pass {pass}"), parts.size());
@@ -266,7 +310,7 @@ impl Planned {
         let target = Target::of(&self.probe);
         let config = store.config.clone();
         drop(store);
-        remember(&self.roots, &config, &target)?;
+        remember(&self.roots, &config, &target, self.stays.is_some())?;
         let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
         let recorded =
             (&now.primary.serial, &now.primary.wwn) != (&config.primary.serial, &config.primary.wwn);
@@ -295,24 +339,31 @@ fn make_swaps(contents: &Contents, to: &dyn WriteDisk) -> Result<()> {
     Ok(())
 }
 
-/// The disk that the machine runs from, as everything else sees it.
-fn running(config: &PairConfig) -> Result<FileDisk> {
-    let name = DiskId::recorded(config).disk();
-    let found = Mapper::open()?.find(&name.uuid)?;
-    let number: DevNum = found.map(|device| device.number).ok_or_else(|| {
+/// The disk that the machine runs from, as everything else sees it. It must stand on the DPSR disk: the wrap of a primary
+/// has the same names.
+fn running(roots: &Roots, store: &OpenStore) -> Result<FileDisk> {
+    let name = DiskId::recorded(&store.config).disk();
+    let found = Mapper::open()?.find(&name.uuid)?.and_then(|device| roots.node(device.number));
+    let on_it = |node: &BlockNode| {
+        let below = chain_of_node(roots, node.clone());
+        below.iter().any(|below| Some(below.disk().number) == store.dpsr.probe.number)
+    };
+    let node = found.filter(on_it).ok_or_else(|| {
         Error::new(Kind::Refused, "going back", "this machine does not run from the copy")
             .left("nothing was written")
             .next("start it from the DPSR disk first")
     })?;
-    FileDisk::open(format!("/dev/dm-{}", number.minor), Access::Read)
+    FileDisk::open(format!("/dev/dm-{}", node.number.minor), Access::Read)
 }
 
-/// Writes into the store to which disk the machine goes back.
-fn remember(roots: &Roots, config: &PairConfig, target: &Target) -> Result<()> {
+/// Writes into the store to which disk the machine goes back, and, where it is not the one on which volumes stayed, that
+/// none did.
+fn remember(roots: &Roots, config: &PairConfig, target: &Target, stay: bool) -> Result<()> {
     let dpsr = Arc::new(open_live(roots, config)?);
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     let (state, index) = (store.contents.superblock.state, store.contents.index.clone());
-    let mut objects: Vec<_> = index.objects.iter().filter(|one| one.kind != FAILBACK).cloned().collect();
+    let goes = |object: &Object| object.kind == FAILBACK || object.kind == STAYS && !stay;
+    let mut objects: Vec<_> = index.objects.iter().filter(|object| !goes(object)).cloned().collect();
     objects.push(target.object());
     store.change(state, Index { objects, ..index })
 }

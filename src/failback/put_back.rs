@@ -66,6 +66,16 @@ pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
     Ok(Some(from))
 }
 
+/// Gives up what a machine wrote that ran from an older generation, and with it a way back that was begun: the disk was
+/// never its home.
+pub fn discard(store: &mut Store) -> Result<()> {
+    let State::Aside(newest) = store.contents.superblock.state else { return Ok(()) };
+    let mut index = store.contents.index.clone();
+    index.objects.retain(|object| object.kind != FAILBACK);
+    let index = without_live(&index);
+    store.change(State::Clean(newest), index)
+}
+
 /// Every chunk that was kept must be what the generation's digest says.
 fn check(store: &Store) -> Result<()> {
     let contents = &store.contents;

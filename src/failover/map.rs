@@ -37,17 +37,26 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Those for a store that lies on `base`, beside a [primary](Parts::of) that has volumes still.
-    pub fn of(contents: &Contents, base: Base, primary: Option<DevNum>) -> Self {
+    /// Those for a store that lies on `base`.
+    pub fn of(contents: &Contents, base: Base, beside: Beside<'_>) -> Self {
         let map = contents.newest_map();
         let geometry = contents.superblock.geometry;
         let live = contents.live_store().map(|object| Placement::new(&object.runs, geometry, contents.base));
         Self {
             image: linear(&contents.image(map), map.disk.round_up(SECTOR), base),
             live: live.map(|place| linear(&place, place.size(), base)),
-            parts: Parts::of(contents, map, base, primary),
+            parts: Parts::of(contents, map, base, beside),
         }
     }
+}
+
+/// What is on the primary still, while a system runs from its copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// These volumes, which have no devices where the primary is not there.
+    pub stays: Option<&'a Stays>,
+    /// The primary.
+    pub primary: Option<DevNum>,
 }
 
 /// The partitions of a copied disk, with their numbers.
@@ -62,11 +71,9 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Those of `map`, in a store that lies on `base`. What the store says stays on the primary is there only if
-    /// `primary` is.
-    pub fn of(contents: &Contents, map: &index::Map, base: Base, primary: Option<DevNum>) -> Self {
-        let stays = Stays::in_store(contents);
-        let stay = |volume: &Volume| stays.as_ref().is_some_and(|stays| stays.has(volume));
+    /// Those of `map`, in a store that lies on `base`.
+    pub fn of(contents: &Contents, map: &index::Map, base: Base, beside: Beside<'_>) -> Self {
+        let stay = |volume: &Volume| beside.stays.is_some_and(|stays| stays.has(volume));
         let kept = map.volumes.iter().filter(|volume| !volume.left_out && !stay(volume));
         let kept = kept.filter_map(|volume| Some((volume.name.parse().ok()?, volume.clone()))).collect();
         let swap = |placed: Placed<'_>| {
@@ -76,7 +83,7 @@ impl Parts {
             used.then(|| (number, linear(&place, place.size(), base)))
         };
         let swaps = swap::recorded(&contents.index, map).into_iter().filter_map(swap).collect();
-        let on_it = stays.as_ref().zip(primary).map(|(stays, raw)| stays.parts(&map.volumes, raw));
+        let on_it = beside.stays.zip(beside.primary).map(|(stays, raw)| stays.parts(&map.volumes, raw));
         Self { kept, swaps, stays: on_it.unwrap_or_default() }
     }
 

@@ -31,7 +31,7 @@ use crate::pair::open::{Dpsr, open_store_only};
 use crate::pair::sysfs::Roots;
 use crate::store::Store;
 use crate::units::Generation;
-use map::Tables;
+use map::{Beside, Tables};
 use mark::Marked;
 use older::{Older, Upon};
 use stays::Stays;
@@ -98,18 +98,29 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
         Ok(stays.iter().map(Stays::object).collect())
     })?;
     let contents = store.contents.clone();
-    let stays = Stays::in_store(&contents);
-    let primary = stays.as_ref().and_then(|stays| stays.on(roots));
+    let stays = Stays::in_store(&contents)?;
+    let (block, volumes) = (config.primary.block, &contents.running_map().volumes);
+    let mut primary = stays.as_ref().and_then(|stays| stays.on(roots, block, volumes));
     // The claim on the whole disk would keep device-mapper from its partition.
     drop(store);
     drop(dpsr);
-    let mapped = Mapper::open().and_then(|mapper| match &older {
-        Some(older) => {
-            map::map_older(&mapper, config, older, &Upon::of(&contents, held.base, primary)).map(Some)
+    let mapped = |primary| {
+        let (mapper, beside) = (Mapper::open()?, Beside { stays: stays.as_ref(), primary });
+        match &older {
+            Some(older) => {
+                map::map_older(&mapper, config, older, &Upon::of(&contents, held.base, beside)).map(Some)
+            }
+            None => map::map(&mapper, config, &Tables::of(&contents, held.base, beside)),
         }
-        None => map::map(&mapper, config, &Tables::of(&contents, held.base, primary)),
-    });
-    let snapshot = mapped.inspect_err(|_| {
+    };
+    let mut made = mapped(primary);
+    if let (Err(error), true, Some(_)) = (&made, marked.resumed, primary) {
+        // What the system has written since goes first.
+        tracing::warn!("{error}, ignoring: the system is started without what stayed on the primary");
+        primary = None;
+        made = mapped(None);
+    }
+    let snapshot = made.inspect_err(|_| {
         if !marked.resumed {
             unmark(roots, config);
         }

@@ -11,7 +11,7 @@
 //!     live     linear: the live store
 //! ```
 
-use super::map::{Parts, linear};
+use super::map::{Beside, Parts, linear};
 use crate::attach::tables::{self, Base};
 use crate::attach::{Scratch, memory, number};
 use crate::dm::{Mapped, Name, Stack, Table, Target};
@@ -44,13 +44,12 @@ pub struct Upon {
 }
 
 impl Upon {
-    /// Of a store that says a machine runs from an older generation, beside a [primary](Parts::of) that has volumes
-    /// still.
-    pub fn of(contents: &Contents, base: Base, primary: Option<DevNum>) -> Self {
+    /// Of a store that says a machine runs from an older generation.
+    pub fn of(contents: &Contents, base: Base, beside: Beside<'_>) -> Self {
         let runs = contents.live_store().map(|object| object.runs.as_slice()).unwrap_or_default();
         let live = Placement::new(runs, contents.superblock.geometry, contents.base);
         let live = linear(&live, live.size(), base);
-        Self { parts: Parts::of(contents, contents.running_map(), base, primary), live }
+        Self { parts: Parts::of(contents, contents.running_map(), base, beside), live }
     }
 }
 

@@ -7,15 +7,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::PairConfig;
+use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
 use crate::dm::{Table, Target as DmTarget};
 use crate::error::{Error, Kind, Result};
 use crate::failback::target::Target;
 use crate::format::index::{Object, STAYS, Volume};
 use crate::pair::sysfs::{DevNum, Roots};
-use crate::pair::table::Table as Partitions;
+use crate::pair::table::{Partition, Table as Partitions};
 use crate::store::Contents;
+use crate::swap;
 use crate::units::{Bytes, Generation, SECTOR};
+use crate::wrap::DiskId;
 
 const DOING: &str = "leaving volumes on the primary";
 
@@ -30,10 +33,15 @@ pub struct Stays {
 }
 
 impl Stays {
-    /// Those that a store keeps; `None` where all are in the copy.
-    pub fn in_store(contents: &Contents) -> Option<Self> {
-        let object = contents.index.objects.iter().find(|object| object.kind == STAYS)?;
-        serde_json::from_slice(&object.about).ok()
+    /// Those that a store keeps; `None` where all are in the copy. An object that says something else is damage, and
+    /// never taken for none: the copy would be believed to hold what it does not.
+    pub fn in_store(contents: &Contents) -> Result<Option<Self>> {
+        let found = contents.index.objects.iter().find(|object| object.kind == STAYS);
+        let read = found.map(|object| serde_json::from_slice(&object.about));
+        read.transpose().map_err(|error| {
+            let why = format!("which volumes stayed on the primary cannot be read: {error}");
+            Error::new(Kind::Damaged, "reading the index", why).left("nothing was written")
+        })
     }
 
     /// The object that keeps them in the store.
@@ -60,30 +68,51 @@ impl Stays {
         let primary = &config.primary;
         let recorded =
             Target { size: primary.size, serial: primary.serial.clone(), wwn: primary.wwn.clone() };
-        let disk = Target::home(contents).unwrap_or(recorded);
-        let found = disk.find(roots, DOING)?;
-        let table = FileDisk::open(found.path(), Access::Read)
-            .and_then(|disk| Partitions::read(&disk, primary.block))?;
+        let target = Target::home(contents).unwrap_or(recorded);
+        let found = target.find(roots, DOING)?;
+        let disk = FileDisk::open(found.path(), Access::Read)?;
+        let mut table = Partitions::read(&disk, primary.block)?;
+        table.probe_contents(&disk);
+        let on_disk = |error: Error| error.on(disk.name());
+        if swap::is_asleep(&disk, &contents.index, contents.newest_map())? {
+            let why = "its system has gone to sleep (hibernated), and would wake with an old picture of them";
+            return Err(on_disk(refused(why.to_owned())));
+        }
         for volume in &chosen {
-            let place = volume.start..volume.start + volume.size;
-            let same = |range: &std::ops::Range<Bytes>| *range == place;
-            if !table.partitions.iter().any(|partition| same(&partition.range)) {
-                let why = format!("generation {from} has volume {} in another place", volume.name);
-                return Err(refused(why).on(found.path().display().to_string()));
+            let Some(partition) = table.partitions.iter().find(|partition| is_same(partition, volume)) else {
+                let why = format!("volume {} is not what it was in generation {from}", volume.name);
+                return Err(on_disk(refused(why)));
+            };
+            let others = table.partitions.iter().filter(|other| chosen.iter().all(|one| one.id != other.id));
+            if let Some(other) = others.into_iter().find(|other| belongs_with(partition, other)) {
+                let why = format!("volumes {} and {} belong together", partition.number, other.number);
+                return Err(on_disk(refused(why)));
             }
         }
-        Ok(Self { disk, volumes: chosen.into_iter().map(|volume| volume.id.clone()).collect() })
+        Ok(Self { disk: target, volumes: chosen.into_iter().map(|volume| volume.id.clone()).collect() })
     }
 
-    /// The number of the disk, where it is there.
-    pub fn on(&self, roots: &Roots) -> Option<DevNum> {
-        match self.disk.find(roots, DOING) {
-            Ok(node) => Some(node.number),
-            Err(error) => {
-                tracing::warn!("{error}, ignoring: what is on it is not there");
-                None
+    /// The number of the disk, where it is there and has these of `volumes`. A disk without any table has them: the way
+    /// back takes that away first.
+    pub fn on(&self, roots: &Roots, block: Bytes, volumes: &[Volume]) -> Option<DevNum> {
+        let found = self.disk.find(roots, DOING).and_then(|node| {
+            let disk = FileDisk::open(node.path(), Access::Read)?;
+            let table = Partitions::read(&disk, block)?;
+            let has = |volume: &Volume| table.partitions.iter().any(|partition| is_same(partition, volume));
+            let all = volumes.iter().filter(|volume| self.has(volume)).all(has);
+            if all || table.partitions.is_empty() {
+                return Ok(node.number);
             }
-        }
+            let why = "it was partitioned anew, and has other volumes now";
+            Err(Error::new(Kind::Refused, DOING, why).on(disk.name()))
+        });
+        found.inspect_err(|error| tracing::warn!("{error}, ignoring: what stayed there is missing")).ok()
+    }
+
+    /// Whether a device-mapper device with this UUID is one of them, on the disk with this identity.
+    pub fn is_part(&self, id: &DiskId, volumes: &[Volume], uuid: &str) -> bool {
+        let number = id.part_number(uuid).map(|number| number.to_string());
+        volumes.iter().any(|volume| self.has(volume) && Some(&volume.name) == number.as_ref())
     }
 
     /// The device of each of `volumes` that stays, by its number, on the disk with the number `raw`.
@@ -94,6 +123,22 @@ impl Stays {
         };
         volumes.iter().filter(|volume| self.has(volume)).filter_map(part).collect()
     }
+}
+
+fn is_same(partition: &Partition, volume: &Volume) -> bool {
+    partition.id == volume.id && partition.range == (volume.start..volume.start + volume.size)
+}
+
+/// Whether two partitions are, or may be, parts of one thing, of which both halves must be of one time.
+fn belongs_with(one: &Partition, other: &Partition) -> bool {
+    let (Some(one), Some(other)) = (&one.content, &other.content) else { return false };
+    one.fstype == other.fstype
+        && match one.fstype.as_str() {
+            // Of a volume group they do not tell.
+            "LVM2_member" => true,
+            "linux_raid_member" | "btrfs" => one.uuid == other.uuid,
+            _ => false,
+        }
 }
 
 fn refused(why: String) -> Error {
@@ -126,6 +171,7 @@ fn chosen<'a>(volumes: &'a [Volume], asked: &[String]) -> Result<Vec<&'a Volume>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pair::content::Content;
 
     fn volume(name: &str, label: &str, group: bool) -> Volume {
         let number: u64 = name.parse().unwrap();
@@ -156,6 +202,24 @@ mod tests {
         assert!(ask(&["root"]).unwrap_err().to_string().contains("belongs to the system"));
         assert!(ask(&["x"]).unwrap_err().to_string().contains("more than one volume"));
         assert!(ask(&["y"]).unwrap_err().to_string().contains("no volume is called \"y\""));
+    }
+
+    #[test]
+    fn halves_of_one_thing_stay_together_or_not_at_all() {
+        let part = |fstype: &str, uuid: &str| Partition {
+            number: 1,
+            id: uuid.into(),
+            label: String::new(),
+            type_id: String::new(),
+            active: false,
+            range: Bytes(0)..Bytes(1),
+            content: Some(Content { fstype: fstype.into(), label: None, uuid: Some(uuid.into()) }),
+        };
+        assert!(belongs_with(&part("LVM2_member", "a"), &part("LVM2_member", "b")));
+        assert!(belongs_with(&part("btrfs", "a"), &part("btrfs", "a")));
+        assert!(!belongs_with(&part("btrfs", "a"), &part("btrfs", "b")));
+        assert!(!belongs_with(&part("ext4", "a"), &part("ext4", "a")));
+        assert!(!belongs_with(&part("LVM2_member", "a"), &part("ext4", "b")));
     }
 
     #[test]

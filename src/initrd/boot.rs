@@ -36,6 +36,9 @@ const BUSY: Duration = Duration::from_secs(15);
 /// How long a person may read why nothing was started.
 const READING: Duration = Duration::from_secs(60);
 
+/// The same where they typed what could not be done.
+const READING_TYPED: Duration = Duration::from_secs(900);
+
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// Looks at the disks until it is clear which system to start. Where that is the copy's, its devices are
@@ -79,8 +82,11 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
         return hide::no_longer(config);
     }
     let off = "dpsr.boot=off on the kernel's command line starts the primary as it is, which may be older";
-    say(Level::Warning, &format!("restarting in {} s; {off}", READING.as_secs()));
-    sleep(READING);
+    // Whoever typed that is at the console; a start without it would decide that nothing stays.
+    let typed = asked == Asked::Force && !CmdLine::of_kernel().live.is_empty();
+    let reading = if typed { READING_TYPED } else { READING };
+    say(Level::Warning, &format!("restarting in {} s; {off}", reading.as_secs()));
+    sleep(reading);
     restart();
 }
 
@@ -172,6 +178,13 @@ fn start(config: &PairConfig, why: &str) -> Result<()> {
     };
     let started = failover::start(&Roots::default(), config, &wanted, now())?;
     tell(config, why, &started);
+    if started.marked.resumed && !wanted.live.is_empty() {
+        let asked = wanted.live.join(",");
+        say(
+            Level::Warning,
+            &format!("dpsr.live={asked} counts where a copy is started first; what stays was decided then"),
+        );
+    }
     let wanted = wanted.generation;
     if let Some(other) = wanted.filter(|wanted| *wanted != started.marked.from) {
         say(

@@ -11,11 +11,12 @@ use super::cmdline::CmdLine;
 use super::quiet::{Disks, Quiet};
 use super::told::{Level, say};
 use crate::config::{self, PairConfig};
-use crate::error::Result;
-use crate::failback::put_back::put_back;
+use crate::error::{Error, Kind, Result};
+use crate::failback::put_back;
 use crate::failover::claimed;
 use crate::failover::decide::{Asked, Choice, Patience, Seen, decide, is_newer};
 use crate::failover::presence::{self, Presence, StoreSeen};
+use crate::failover::stays::Stays;
 use crate::format::superblock::State;
 use crate::open::{now, owner};
 use crate::pair::sysfs::Roots;
@@ -66,7 +67,7 @@ pub fn chosen<'a>(
         // Once: where it fails, it would fail for ever, and nothing else would start either.
         if line.discard && !discarded && matches!(seen.store, Some(State::Aside(_))) {
             discarded = true;
-            discard(config);
+            discard(config, seen.primary == Presence::There);
             continue;
         }
         let mut wait = config.failover.wait(line.wait);
@@ -184,11 +185,20 @@ fn there_for(since: &mut Option<Instant>, there: bool) -> Duration {
     since.map_or(Duration::ZERO, |since| since.elapsed())
 }
 
-/// Gives up what a system wrote that ran from an older generation; nothing else of the store changes.
-fn discard(config: &PairConfig) {
+/// Gives up what a system wrote that ran from an older generation; nothing else of the store changes. Not where volumes
+/// stayed on a primary that cannot be started: of them the copy has only what they were, and would be started next.
+fn discard(config: &PairConfig, primary: bool) {
     let given_up = claimed(&Roots::default(), config).and_then(|dpsr| {
         let partition = dpsr.store.range.clone();
-        put_back(&mut Store::open(std::sync::Arc::new(dpsr), partition, owner())?)
+        let mut store = Store::open(std::sync::Arc::new(dpsr), partition, owner())?;
+        if !primary && let Some(stays) = Stays::in_store(&store.contents)? {
+            let why =
+                format!("volumes stayed on the primary ({}), which could not be started", stays.disk.name());
+            return Err(Error::new(Kind::Refused, "giving up what a system wrote", why)
+                .left("it goes on as it was")
+                .next("'dpsr failback' to that disk, or to another one with --discard-primary"));
+        }
+        put_back::discard(&mut store)
     });
     match given_up {
         Ok(_) => say(Level::Warning, "what a system wrote that ran from an older generation was given up"),

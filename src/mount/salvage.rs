@@ -11,10 +11,11 @@ use crate::failover::decide::is_newer;
 use crate::failover::presence::is_called_like_it;
 use crate::failover::stays::Stays;
 use crate::open::{OpenStore, recorded, volumes_of};
-use crate::pair::inuse::{Use, in_use, uses_of_others};
+use crate::pair::inuse::{Use, in_use, uses_besides};
 use crate::pair::probe::Probe;
-use crate::pair::sysfs::Roots;
+use crate::pair::sysfs::{BlockNode, Roots};
 use crate::pair::table::Table;
+use crate::wrap::DiskId;
 
 const DOING: &str = "looking into the old primary";
 
@@ -27,7 +28,7 @@ pub fn salvage(store: &OpenStore, from: &Path, request: &Request<'_>) -> Result<
     let table = Table::read(&disk, store.config.primary.block)?;
     let mut volumes = recorded(&volumes_of(&store.config, &table));
     // What stays there is no old one.
-    let stays = Stays::in_store(&store.contents);
+    let stays = Stays::in_store(&store.contents)?;
     volumes.retain(|volume| stays.as_ref().is_none_or(|stays| !stays.has(volume)));
     drop(disk);
     let attached = show_primary(store.contents.superblock.store, &probe, &volumes)?;
@@ -50,8 +51,15 @@ fn checked(store: &OpenStore, from: &Path) -> Result<Probe> {
     }
     // Another volume of it is mounted.
     let ours = |usage: &Use| matches!(usage, Use::Held { ours: true, .. });
-    let uses = match (Stays::in_store(&store.contents), probe.node(&roots)) {
-        (Some(_), Some(node)) => uses_of_others(&roots, &node),
+    let uses = match (Stays::in_store(&store.contents)?, probe.node(&roots)) {
+        (Some(stays), Some(node)) => {
+            let (id, volumes) = (DiskId::recorded(&store.config), &store.contents.running_map().volumes);
+            let uuid = |holder: &BlockNode| holder.attr("dm/uuid").unwrap_or_default();
+            if node.holders().iter().any(|holder| uuid(holder) == id.private("fence").uuid) {
+                return Err(refuse("a failback writes to it".to_owned()).next("wait until that has ended"));
+            }
+            uses_besides(&roots, &node, |holder| stays.is_part(&id, volumes, &uuid(holder)))
+        }
         _ => in_use(&roots, &probe),
     };
     if let Some(usage) = uses.iter().find(|usage| !ours(usage)) {

@@ -100,9 +100,9 @@ pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     uses
 }
 
-/// The uses of a block device by others than dpsr: of itself, and of every partition the kernel knows on it. What lies
-/// on dpsr's own nodes over it is not among them.
-pub fn uses_of_others(roots: &Roots, node: &BlockNode) -> Vec<Use> {
+/// The uses of a block device and of every partition the kernel knows on it, but for devices on top that are
+/// `expected`, with all that lies on those.
+pub fn uses_besides(roots: &Roots, node: &BlockNode, expected: impl Fn(&BlockNode) -> bool) -> Vec<Use> {
     let members: Vec<BlockNode> = std::iter::once(node.clone()).chain(node.partitions()).collect();
     let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
     let mut uses = Vec::new();
@@ -111,9 +111,11 @@ pub fn uses_of_others(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     }
     uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
     for member in &members {
-        let others = member.holders().into_iter().filter(|holder| !holder.is_ours());
+        let others = member.holders().into_iter().filter(|holder| !expected(holder));
         uses.extend(others.map(|holder| held(member, &holder)));
     }
+    let chain = running_root_chain(roots);
+    uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
     uses
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use dpsr::changes::Mode;
 use dpsr::disk::whole::write_all_at;
 use dpsr::error::{Error, Kind};
-use dpsr::failback::put_back::put_back;
+use dpsr::failback::put_back::{discard, put_back};
+use dpsr::failback::target::Target;
 use dpsr::failover::mark::{go_live, placement};
 use dpsr::format::index::{Index, Object};
 use dpsr::format::superblock::State;
@@ -194,4 +195,20 @@ fn without_any_room_the_newest_starts_and_an_older_one_does_not() {
     let marked = go_live(&mut store, None, NOW, &mut any).unwrap();
     assert_eq!((marked.from, marked.resumed, marked.keeps), (NEWEST, false, false));
     assert_eq!(store.contents.superblock.state, State::LiveNoHistory(NEWEST));
+}
+
+/// The disk to which a way back was begun is not the machine's home where that was given up.
+#[test]
+fn what_is_given_up_makes_no_disk_the_home() {
+    let stage = Stage::with(3, whole());
+    let mut store = opened(&stage.world);
+    go_live(&mut store, Some(OLDER), NOW, &mut any).unwrap();
+    let target = Target { size: Bytes(1 << 20), serial: Some("new".into()), wwn: None };
+    let (state, mut index) = (store.contents.superblock.state, store.contents.index.clone());
+    index.objects.push(target.object());
+    store.change(state, index).unwrap();
+    discard(&mut store).unwrap();
+    let contents = stage.world.contents();
+    assert_eq!(contents.superblock.state, State::Clean(NEWEST));
+    assert_eq!((Target::in_store(&contents), Target::home(&contents)), (None, None));
 }
