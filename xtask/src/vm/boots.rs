@@ -6,9 +6,12 @@
 mod broken;
 mod failover;
 mod loaders;
+mod order;
 mod replaced;
 mod roots;
 mod secure;
+mod soak;
+mod stays;
 mod unwrapped;
 
 use std::cell::RefCell;
@@ -36,11 +39,19 @@ use crate::scratch::Scratch;
 type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 
 /// All of them, in the order they run in.
-const CASES: [Case; 15] = [
+const CASES: [Case; 25] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
+    ("homes_stay", Layout::Homes, stays::homes_stay),
     ("left_by_itself", Layout::Plain, broken::left_by_itself),
+    ("left_in_other_ways", Layout::Plain, broken::left_in_other_ways),
+    ("bios_root_by_uuid", Layout::Plain, roots::bios_uuid),
+    ("bios_root_by_partuuid", Layout::Plain, roots::bios_partuuid),
+    ("uefi_root_by_uuid", Layout::Plain, roots::uefi_uuid),
+    ("uefi_root_by_partuuid", Layout::Plain, roots::uefi_partuuid),
+    ("changing_order", Layout::Plain, order::changing_order),
     ("root_on_lvm", Layout::Lvm, roots::by_bios),
+    ("lvm_devices_file", Layout::Lvm, roots::by_devices_file),
     ("root_on_luks", Layout::Luks, roots::by_uefi),
     ("root_stacked", Layout::Stacked, roots::by_bios),
     ("root_on_xfs", Layout::Xfs, roots::by_uefi),
@@ -51,6 +62,8 @@ const CASES: [Case; 15] = [
     ("uefi", Layout::Plain, uefi),
     ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
     ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),
+    ("synced_many_times", Layout::Btrfs, soak::synced_many_times),
+    ("not_wrapped_either", Layout::Plain, unwrapped::not_wrapped_either),
     ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
 ];
 

@@ -210,7 +210,8 @@ impl Machine {
     pub fn watch(&self, words: &[&str], patience: Duration) -> Result<Duration> {
         let start = Instant::now();
         let before = fs::read(self.console()).map_or(0, |said| said.len());
-        let (_qemu, _qmp, _agent) = self.switch_on()?;
+        let on = self.switch_on();
+        let (_qemu, _qmp, _agent) = on.map_err(|why| format!("{why}\n{}", self.last_words()))?;
         loop {
             let said = fs::read(self.console()).unwrap_or_default();
             let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned();

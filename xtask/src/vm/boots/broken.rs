@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The disk is fine, and the system on it is not: an older generation is started, goes on, and replaces it.
 
+use std::fs;
+
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
 use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::vm::machine::{Machine, Start};
+use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{PRIMARY, must};
 
 /// The menu of the primary.
 const MENU: &str = "/boot/grub/grub.cfg";
 
 /// What no Debian starts without.
-const INIT: &str = "/usr/lib/systemd/systemd";
+pub(super) const INIT: &str = "/usr/lib/systemd/systemd";
 
 /// What the kernel is told by the entry that the primary's menu leads to, and by that of the first generation.
 const NEWEST: &str = "dpsr.boot=force";
@@ -71,7 +73,7 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
 }
 
 /// What update-grub does with dpsr's part of the menu.
-fn entry_of_primary(machine: &mut Machine) -> Result<()> {
+pub(super) fn entry_of_primary(machine: &mut Machine) -> Result<()> {
     let script = format!(
         "/etc/grub.d/42_dpsr >/tmp/entry && grep -q '^menuentry .*dpsr' /tmp/entry && cat /tmp/entry >>{MENU} && \
          /etc/grub.d/01_dpsr >/tmp/first && cat /tmp/first {MENU} >{MENU}.new && mv {MENU}.new {MENU} && sync"
@@ -89,12 +91,52 @@ fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
     machine.guest()?.ok(&script).map(drop)
 }
 
+/// How many starts may fail.
+const TRIES: u32 = 2;
+
+/// What is wrong with a system, how it comes to be, and what the console says last of it.
+type Way = (&'static str, &'static str, &'static str);
+
+/// Who has no init to go on with says so, and stays.
+const NO_INIT: Way =
+    ("no init", "mv /usr/lib/systemd/systemd /root/ && sync", "No /sbin/init, trying fallback");
+
+const OTHER_WAYS: [Way; 3] = [
+    ("no initramfs", "truncate --size 1M /boot/initrd.img-$(uname -r) && sync", "Kernel panic"),
+    ("no kernel", "head -c 8192 /dev/urandom >/boot/vmlinuz-$(uname -r) && sync", "invalid magic number"),
+    // Its first directory is a file, which no check of the filesystem mends unasked, and which GRUB does not mind.
+    (
+        "no root",
+        "sync; debugfs -w -R 'set_inode_field <2> mode 0100644' $(findmnt --noheadings --output SOURCE /) && sync",
+        "Entering emergency mode",
+    ),
+];
+
 /// Starts are counted: a system that does not come up is left by itself, for the copy of when it did.
 pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
+    counted(rig)?.shut_down()?;
+    left(rig, [&rig.primary, &rig.dpsr], NO_INIT)
+}
+
+/// The same in three more ways, each from the same state.
+pub(super) fn left_in_other_ways(rig: &Rig) -> Result<()> {
+    counted(rig)?.shut_down()?;
+    for (number, way) in OTHER_WAYS.into_iter().enumerate() {
+        let folder = rig.folder.join(number.to_string());
+        fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+        let (primary, dpsr) = (rig.primary.tried_out(&folder)?, rig.dpsr.tried_out(&folder)?);
+        left(rig, [&primary, &dpsr], way)?;
+    }
+    Ok(())
+}
+
+/// A wrapped primary whose starts are counted, with one generation.
+fn counted(rig: &Rig) -> Result<Machine> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
-    machine.guest()?.ok("printf '\n[failover]\ntries = 2\n' >>/etc/dpsr/system.toml")?;
+    let tries = format!("printf '\n[failover]\ntries = {TRIES}\n' >>/etc/dpsr/system.toml");
+    machine.guest()?.ok(&tries)?;
     record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
     entry_of_primary(&mut machine)?;
@@ -102,13 +144,18 @@ pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
     came_up(&mut machine)?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
-    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
+    Ok(machine)
+}
+
+fn left(rig: &Rig, both: [&Disk; 2], (what, breaks, says): Way) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &both, &format!("the primary, before there is {what}"))?;
+    came_up(&mut machine)?;
+    machine.guest()?.ok(breaks)?;
     machine.power_cut();
-    for _ in 0..2 {
-        // Who has no init to go on with says so, and stays.
-        let words = ["the primary loads its kernel", "No /sbin/init, trying fallback"];
-        let took = rig.machine(Start::Uefi, &both)?.watch(&words, PATIENCE)?;
-        say(format_args!("the broken system, until it gives up: {:.1} s", took.as_secs_f64()));
+    for _ in 0..TRIES {
+        let took =
+            rig.machine(Start::Uefi, &both)?.watch(&["the primary loads its kernel", says], PATIENCE)?;
+        say(format_args!("there is {what}, until it gives up: {:.1} s", took.as_secs_f64()));
     }
     let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;
     is_the_primary(&mut machine)?;

@@ -61,9 +61,9 @@ fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
 }
 
 /// Seconds in the initramfs, and from the kernel's first to when the system was up, as systemd counts them.
-type Startup = (f64, f64);
+pub(super) type Startup = (f64, f64);
 
-fn startup(machine: &mut Machine) -> Result<Startup> {
+pub(super) fn startup(machine: &mut Machine) -> Result<Startup> {
     let ask = "systemctl show --property InitRDTimestampMonotonic --property UserspaceTimestampMonotonic \
                --property FinishTimestampMonotonic";
     let told = machine.guest()?.ok(ask)?;
@@ -89,7 +89,7 @@ fn directly_after_the_primary(machine: &mut Machine) -> Result<()> {
 
 /// From the next start on the kernel is told another name of the root; everything else goes by UUID. The DPSR disk
 /// follows with the next sync.
-fn root_by_partuuid(machine: &mut Machine) -> Result<()> {
+pub(super) fn root_by_partuuid(machine: &mut Machine) -> Result<()> {
     let change = format!("s/root=UUID={ROOT_UUID}/root=PARTUUID={ROOT_PARTUUID}/");
     machine.guest()?.ok(&format!("sed --in-place {change} /boot/grub/grub.cfg && sync")).map(drop)
 }
@@ -102,7 +102,7 @@ pub(super) fn record_in_initramfs(machine: &mut Machine) -> Result<()> {
     let add =
         "cd / && find etc/dpsr | cpio --quiet --create --format=newc >>/boot/initrd.img-$(uname -r) && sync";
     let start = Instant::now();
-    let made = machine.guest()?.run_within(PATIENCE, if long { "dracut --force --quiet" } else { add })?;
+    let made = machine.run_within(PATIENCE, if long { "dracut --force --quiet" } else { add })?;
     say(format_args!("the record put into the initramfs: {:.1} s", start.elapsed().as_secs_f64()));
     must(made.code == 0, || format!("the initramfs: {}", made.output))
 }
@@ -212,7 +212,7 @@ fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
          cat /run/old/root/marker; dpsr umount /run/old >/dev/null && {hash} >/run/after && \
          cmp /run/before /run/after"
     );
-    let found = machine.guest()?.run_within(PATIENCE, &script)?;
+    let found = machine.run_within(PATIENCE, &script)?;
     must(found.code == 0 && found.output == "third\n", || {
         format!("in the old primary there was {:?} (exit code {})", found.output, found.code)
     })

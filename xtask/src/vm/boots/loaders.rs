@@ -45,20 +45,21 @@ fn renewed(machine: &mut Machine) -> Result<()> {
     let held = format!(
         "for i in $(seq 1200); do {origin} && exec kill -STOP $(cat /run/sync.pid); sleep 0.1; done; exit 1"
     );
-    let held = guest.run_within(PATIENCE, &held)?;
+    let held = machine.run_within(PATIENCE, &held)?;
     must(held.code == 0, || format!("no moment was held: {}", held.output))?;
     for write in [
         format!("grub-install --target=i386-pc /dev/disk/by-id/virtio-{PRIMARY}"),
         "grub-install --target=x86_64-efi --removable --no-nvram".to_owned(),
         "update-grub".to_owned(),
     ] {
-        let done = guest.run_within(PATIENCE, &write)?;
+        let done = machine.run_within(PATIENCE, &write)?;
         must(done.code == 0, || format!("{write}: {}", done.output))?;
     }
+    let guest = machine.guest()?;
     guest.ok(origin)?;
     guest.ok("kill -CONT $(cat /run/sync.pid)")?;
     let ended = "while [ ! -s /run/sync.code ]; do sleep 1; done; cat /run/sync.code /run/sync; sync";
-    let ended = guest.run_within(PATIENCE, ended)?;
+    let ended = machine.run_within(PATIENCE, ended)?;
     must(ended.output.starts_with("0\n"), || format!("the sync: {}", ended.output))?;
     say(format_args!("loaders renewed in a sync: {:.1} s", start.elapsed().as_secs_f64()));
     Ok(())

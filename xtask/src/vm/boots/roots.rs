@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::failover::{back, mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::failover::{
+    back, mark, marked, on, record_in_initramfs, restarted, root_by_partuuid, stands_on_dpsr, startup, swaps,
+};
+use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::vm::machine::Start;
+use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
 
 /// Nobody writes this by chance, and nobody but root may ever read it.
@@ -22,15 +24,72 @@ pub(super) fn by_uefi(rig: &Rig) -> Result<()> {
     gone_and_back(rig, Start::Uefi)
 }
 
-fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
+/// Volumes of LVM on disks that are all named in LVM's devices file, as dpsr's devices are not.
+pub(super) fn by_devices_file(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, to get a devices file")?;
+    let named = machine.run_within(
+        PATIENCE,
+        "sed -i -e 's/^[# \t]*use_devicesfile = .*/use_devicesfile = 1/' \
+         -e 's/^[# \t]*search_for_devnames = .*/search_for_devnames = \"none\"/' /etc/lvm/lvm.conf && \
+         lvm vgimportdevices --all && grep PVID /etc/lvm/devices/system.devices && \
+         lvm lvmconfig devices/use_devicesfile && sync",
+    )?;
+    let known = named.code == 0 && named.output.contains("PVID=") && named.output.contains("file=1");
+    must(known, || format!("the devices file: {named:?}"))?;
+    machine.shut_down()?;
+    gone_and_back(rig, Start::Uefi)
+}
+
+/// Where there is a devices file, the volumes that are not the root's were activated before the initramfs was left.
+fn activated(machine: &mut Machine) -> Result<()> {
+    let told = "! test -s /etc/lvm/devices/system.devices || \
+                journalctl --boot --output cat --grep 'activating all volumes.*active'";
+    machine.guest()?.ok(told).map(drop)
+}
+
+/// The root on a plain partition, by every firmware and by every name of it.
+pub(super) fn bios_uuid(rig: &Rig) -> Result<()> {
+    gone(rig, Start::Bios, Start::Bios, false)
+}
+
+pub(super) fn bios_partuuid(rig: &Rig) -> Result<()> {
+    gone(rig, Start::Bios, Start::Bios, true)
+}
+
+pub(super) fn uefi_uuid(rig: &Rig) -> Result<()> {
+    gone(rig, Start::Uefi, Start::Uefi, false)
+}
+
+pub(super) fn uefi_partuuid(rig: &Rig) -> Result<()> {
+    gone(rig, Start::Uefi, Start::Uefi, true)
+}
+
+/// The old primary is there again: the copy has what is newer.
+fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
+    gone(rig, Start::Uefi, start, false)?;
+    back(rig, &rig.primary)?;
+    if rig.layout.is_locked() {
+        stays_ciphertext(&rig.dpsr.file)?;
+    }
+    Ok(())
+}
+
+/// Two generations, the disk is pulled, and the same firmware starts the newer of them.
+fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    // Where the firmware has a list, dpsr's entry in it is made by a system that was started by such firmware.
+    let mut machine = on(rig, first, &both, "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
     init(&mut machine)?;
     record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
+    if by_partuuid {
+        root_by_partuuid(&mut machine)?;
+    }
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
+    activated(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     machine.guest()?.ok(&format!("for n in $(seq 500); do echo {CANARY}; done >/root/canary; sync"))?;
     mark(&mut machine, "first")?;
@@ -50,14 +109,10 @@ fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
     marked(&mut machine, "second")?;
     let status = dpsr_json(&mut machine, "status")?;
     must(status.text("state")? == "live", || format!("{status:?}"))?;
+    let (_, all) = startup(&mut machine)?;
+    say(format_args!("from the kernel to multi-user: {all:.1} s"));
     mark(&mut machine, "fifth")?;
-    machine.shut_down()?;
-    // The old primary is there again: the copy has what is newer.
-    back(rig, &rig.primary)?;
-    if rig.layout.is_locked() {
-        stays_ciphertext(&rig.dpsr.file)?;
-    }
-    Ok(())
+    machine.shut_down()
 }
 
 /// No sector of the DPSR disk holds what was encrypted.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whatever keeps a primary from being wrapped, it starts all the same.
 
+use std::fs;
+
 use super::failover::{record_in_initramfs, restarted, stands_on_dpsr};
 use super::{Rig, booted, init, is_the_primary};
 use crate::Result;
-use crate::vm::machine::{Machine, Start};
+use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::must;
 
 /// Where the primary's root lies where nothing is under it.
@@ -33,9 +35,56 @@ pub(super) fn not_wrapped(rig: &Rig) -> Result<()> {
     restarted(&mut machine, "with a broken record plain")?;
     stands_on(&mut machine, PLAIN)?;
     is_the_primary(&mut machine)?;
-    let told = machine.guest()?.ok("journalctl --boot --grep 'system.toml:1' --output cat")?;
-    must(told.contains("system.toml:1"), || format!("the journal says {told}"))?;
+    tells(&mut machine, "system.toml:1")?;
     machine.shut_down()
+}
+
+/// Somebody has a partition before dpsr comes, the kernel has no device-mapper, and there is a disk that says of
+/// itself what the primary says.
+pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
+    let mut machine = rig.machine(Start::Bios, &[&rig.primary, &rig.dpsr])?;
+    booted(&mut machine, "the primary")?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    stands_on_dpsr(&mut machine)?;
+
+    with_words(&mut machine, "dpsr.boot=auto module_blacklist=dm_mod")?;
+    restarted(&mut machine, "without device-mapper plain")?;
+    stands_on(&mut machine, PLAIN)?;
+    tells(&mut machine, "is not wrapped")?;
+    machine.guest()?.ok("sed -i 's/ module_blacklist=dm_mod//' /boot/grub/grub.cfg && sync")?;
+
+    let (images, hooks) = ("/boot/initrd.img-$(uname -r)", "usr/lib/dracut/hooks/pre-udev");
+    let held = format!(
+        "cp {images} /root/image && mkdir -p /run/held/{hooks} && cd /run/held && \
+         echo '(while [ ! -b /dev/vda4 ]; do :; done; exec sleep 30 </dev/vda4) &' >{hooks}/01-held.sh && \
+         find usr | cpio --quiet --create --format=newc >>{images} && sync"
+    );
+    machine.guest()?.ok(&held)?;
+    restarted(&mut machine, "with a partition that somebody has plain")?;
+    stands_on(&mut machine, PLAIN)?;
+    is_the_primary(&mut machine)?;
+    tells(&mut machine, "is not wrapped")?;
+    machine.guest()?.ok(&format!("cp /root/image {images} && sync"))?;
+    machine.shut_down()?;
+
+    // Both stand on what there is, which neither changes.
+    let over = |name: &str| {
+        let folder = rig.folder.join(name);
+        fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+        rig.primary.tried_out(&folder)
+    };
+    let (primary, twin) = (over("first")?, Disk { name: "twin", ..over("second")? });
+    let mut machine = rig.machine(Start::Bios, &[&primary, &rig.dpsr, &twin])?;
+    booted(&mut machine, "beside a disk with the same partitions")?;
+    is_the_primary(&mut machine)?;
+    machine.shut_down()
+}
+
+fn tells(machine: &mut Machine, words: &str) -> Result<()> {
+    let told = machine.guest()?.run(&format!("journalctl --boot --grep '{words}' --output cat"))?;
+    must(told.output.contains(words), || format!("the journal does not say {words:?}: {}", told.output))
 }
 
 /// Lets the primary's own loader say `words` from the next start on.

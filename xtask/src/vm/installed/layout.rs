@@ -40,11 +40,13 @@ pub const LUKS_HEADER: u64 = 4 * MIB;
 pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
 pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
 
-/// What the root stands on. All but the first have a filesystem of its own for the kernels.
+/// What the root stands on. All but the first two have a filesystem of its own for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// ext4 on a partition.
     Plain,
+    /// The same, and another partition for the homes.
+    Homes,
     /// XFS on a partition.
     Xfs,
     /// btrfs on a partition.
@@ -62,6 +64,7 @@ impl Layout {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Homes => "homes",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Lvm => "lvm",
@@ -73,7 +76,7 @@ impl Layout {
     /// The type of the root filesystem.
     pub fn filesystem(self) -> &'static str {
         match self {
-            Self::Plain | Self::Lvm | Self::Luks => "ext4",
+            Self::Plain | Self::Homes | Self::Lvm | Self::Luks => "ext4",
             Self::Xfs | Self::Stacked => "xfs",
             Self::Btrfs => "btrfs",
         }
@@ -91,7 +94,7 @@ impl Layout {
 
     /// The partition with the kernels.
     pub fn boot(self) -> Option<Place> {
-        (self != Self::Plain).then_some((ESP.0 + ESP.1, 160 * MIB))
+        (!matches!(self, Self::Plain | Self::Homes)).then_some((ESP.0 + ESP.1, 160 * MIB))
     }
 
     /// The partition with the root, or with what it stands on.
@@ -107,16 +110,22 @@ impl Layout {
         (root.0 + root.1, 64 * MIB)
     }
 
+    /// The partition with the homes, where there is one.
+    pub fn homes(self) -> Option<Place> {
+        let swap = self.swap();
+        (self == Self::Homes).then_some((swap.0 + swap.1, HOME_VOLUME.1))
+    }
+
     /// Of the whole disk.
     pub fn size(self) -> u64 {
-        let swap = self.swap();
-        swap.0 + swap.1 + MIB
+        let last = self.homes().unwrap_or(self.swap());
+        last.0 + last.1 + MIB
     }
 
     /// What the kernel is told of the root.
     pub fn words(self) -> String {
         match self {
-            Self::Plain | Self::Xfs | Self::Btrfs => format!("root=UUID={ROOT_UUID}"),
+            Self::Plain | Self::Homes | Self::Xfs | Self::Btrfs => format!("root=UUID={ROOT_UUID}"),
             Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
             Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}=locked"),
             Self::Stacked => {
@@ -133,7 +142,7 @@ impl Layout {
         if self.boot().is_some() {
             lines.push_str(&format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n"));
         }
-        if self.has_volumes() {
+        if self.has_volumes() || self == Self::Homes {
             lines.push_str(&format!("UUID={HOME_UUID} /home ext4 defaults 0 2\n"));
         }
         lines.push_str(&format!(
@@ -160,6 +169,9 @@ impl Layout {
         }
         lines.push_str(&part(self.root(), &format!("{kind}, uuid={ROOT_PARTUUID}"), "root"));
         lines.push_str(&part(self.swap(), "S", "swap"));
+        if let Some(homes) = self.homes() {
+            lines.push_str(&part(homes, "L", "homes"));
+        }
         lines
     }
 

@@ -26,7 +26,12 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
     let ext4 = ["-U", ROOT_UUID, "-L", "installed"];
     let whole = beside.join("system.img");
     match layout {
-        Layout::Plain => return make_ext4(disk, place, &ext4, root),
+        Layout::Plain | Layout::Homes => {
+            if let Some(homes) = layout.homes() {
+                make_homes(disk, homes, beside)?;
+            }
+            return make_ext4(disk, place, &ext4, root);
+        }
         Layout::Xfs => make_xfs(root, &whole, place.1, beside)?,
         Layout::Btrfs => {
             make_sparse(&whole, place.1)?;
@@ -36,7 +41,7 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
         Layout::Lvm => {
             make_volumes(&whole, place.1)?;
             make_ext4(&whole, ROOT_VOLUME, &ext4, root)?;
-            make_homes(&whole, beside)?;
+            make_homes(&whole, HOME_VOLUME, beside)?;
         }
         Layout::Luks => {
             let (plain, size) = (beside.join("plain.img"), place.1 - LUKS_HEADER);
@@ -49,7 +54,7 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
             make_volumes(&plain, size)?;
             make_xfs(root, &whole, ROOT_VOLUME.1, beside)?;
             put(&whole, &plain, ROOT_VOLUME)?;
-            make_homes(&plain, beside)?;
+            make_homes(&plain, HOME_VOLUME, beside)?;
             encrypt(&plain, &whole)?;
         }
     }
@@ -57,10 +62,10 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
 }
 
 /// The volume for the homes, of which there are none.
-fn make_homes(disk: &Path, beside: &Path) -> Result<()> {
+fn make_homes(disk: &Path, place: Place, beside: &Path) -> Result<()> {
     let empty = beside.join("home");
     fs::create_dir_all(&empty).map_err(|error| format!("making {}: {error}", empty.display()))?;
-    make_ext4(disk, HOME_VOLUME, &["-U", HOME_UUID], &empty)
+    make_ext4(disk, place, &["-U", HOME_UUID], &empty)
 }
 
 /// Copies a file into a partition, holes left as they are.
