@@ -85,11 +85,12 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     let contents = store.contents.clone();
     let stays = Stays::in_store(&contents)?;
     let mapper = Mapper::open()?;
+    let node = target.awaited(roots, DOING, config.failover.wait(None))?;
     // Whatever keeps others from the disk stays until all is copied.
     let (disk, _lock, _fence) = match &stays {
         None => target.claim(roots, DOING).map(|(disk, lock)| (disk, lock, None))?,
         Some(stays) => {
-            let planned = Probe::open(roots, &target.find(roots, DOING)?.path())?;
+            let planned = Probe::open(roots, &node.path())?;
             let within = (stays, &contents.running_map().volumes[..]);
             let (disk, fence) = fenced(roots, &mapper, config, &planned, within)?;
             (disk, None, Some(fence))

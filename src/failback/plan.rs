@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -35,7 +36,7 @@ use crate::store::{Contents, Store};
 use crate::swap::{self, Placed};
 use crate::sys::buffer::Buffer;
 use crate::time::utc;
-use crate::units::{Bytes, PAGE};
+use crate::units::{Bytes, PAGE, SECTOR};
 use crate::wrap::DiskId;
 
 const DOING: &str = "going back to";
@@ -89,7 +90,7 @@ impl fmt::Display for FailbackPlan {
             let lost = self.lost.join(", ");
             writeln!(
                 f,
-                "Volume {lost} stayed on the primary, which is gone: it becomes what it was in the copy."
+                "Volume {lost} stayed on the primary, which is gone: only what the copy has of it comes back."
             )?;
         }
         writeln!(
@@ -181,9 +182,13 @@ fn give_up_what_stayed(
 ) -> Result<()> {
     let (lost, home) = (lost.join(", "), gone.disk.name());
     let volumes = &store.contents.running_map().volumes;
-    if gone.on(roots, store.config.primary.block, volumes).is_some() {
-        let why = format!("volume {lost} stayed on the primary, and can only go on there");
-        return Err(refuse(probe, why).next(format!("go back to {home}")));
+    match gone.on(roots, store.config.primary.block, volumes, Duration::ZERO) {
+        Ok(_) => {
+            let why = format!("volume {lost} stayed on the primary, and can only go on there");
+            return Err(refuse(probe, why).next(format!("go back to {home}")));
+        }
+        Err(error) if error.kind() == Kind::NotFound => {}
+        Err(error) => return Err(error),
     }
     if options.discard_primary {
         return Ok(());
@@ -206,12 +211,10 @@ fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&
     let usage = match stays {
         Some(stays) => {
             let volumes = &store.contents.running_map().volumes;
-            let there = stays.on(roots, config.primary.block, volumes);
-            if there.is_none() || there != probe.number {
-                let why = "it says that it is the primary, and does not have what stayed there";
-                return Err(
-                    refuse(probe, why).next("name the disk itself, with no other of its names beside it")
-                );
+            let there = stays.on(roots, config.primary.block, volumes, Duration::ZERO)?;
+            if Some(there) != probe.number {
+                let why = "another disk is the one on which volumes stayed";
+                return Err(refuse(probe, why).next("name that one"));
             }
             other_use(roots, config, probe, (stays, volumes))
         }
@@ -323,8 +326,11 @@ impl Planned {
 
 /// Takes away what makes an old disk the one it was: half overwritten it is nobody's.
 fn unmark(to: &Arc<dyn WriteDisk>, parts: &Parts) -> Result<()> {
+    let failed = |error: &std::io::Error| Error::device("overwriting the table of", to.name(), error);
+    // First what says that there is a table: what is left of one would be taken for a damaged one.
+    let first = to.prove().and_then(|()| to.zero(Bytes::ZERO..Bytes(SECTOR))).and_then(|()| to.flush());
+    first.map_err(|error| failed(&error))?;
     for edge in &parts.edges {
-        let failed = |error: &std::io::Error| Error::device("overwriting the table of", to.name(), error);
         to.prove().and_then(|()| to.zero(edge.clone())).map_err(|error| failed(&error))?;
     }
     to.flush().map_err(|error| Error::device("flushing", to.name(), &error))

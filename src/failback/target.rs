@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The disk to which a machine goes back, known again after a restart by what it says of itself.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::PairConfig;
@@ -15,6 +18,9 @@ use crate::pair::probe::Probe;
 use crate::pair::sysfs::{BlockNode, Roots};
 use crate::store::Contents;
 use crate::units::Bytes;
+
+/// How often a disk is looked for.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// What it says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +66,10 @@ impl Target {
         serde_json::from_slice(&object.about).ok()
     }
 
-    /// The only disk there is that says it is the one.
+    /// The only disk there is that says it is the one; `NotFound` where none does.
     pub fn find(&self, roots: &Roots, doing: &'static str) -> Result<BlockNode> {
-        let refused = |why: &str| {
-            Error::new(Kind::Refused, doing, why).on(self.name()).left("nothing was written to it")
+        let failed = |kind: Kind, why: &str| {
+            Error::new(kind, doing, why).on(self.name()).left("nothing was written to it")
         };
         let mut nodes = roots.all();
         nodes.retain(|node| {
@@ -72,8 +78,19 @@ impl Target {
         });
         match nodes.len() {
             1 => Ok(nodes.remove(0)),
-            0 => Err(refused("it is not there")),
-            _ => Err(refused("there are several disks that say they are it")),
+            0 => Err(failed(Kind::NotFound, "it is not there")),
+            _ => Err(failed(Kind::Refused, "there are several disks that say they are it")),
+        }
+    }
+
+    /// The same for a disk that may be slower to appear than the DPSR disk.
+    pub fn awaited(&self, roots: &Roots, doing: &'static str, patience: Duration) -> Result<BlockNode> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.find(roots, doing) {
+                Err(error) if error.kind() == Kind::NotFound && Instant::now() < deadline => sleep(GLANCE),
+                outcome => return outcome,
+            }
         }
     }
 

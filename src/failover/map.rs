@@ -89,10 +89,14 @@ impl Parts {
 
     /// Makes their devices over that of a disk of `size` bytes.
     fn make(&self, stack: &mut Stack<'_>, id: &DiskId, size: Bytes, disk: &Mapped) -> Result<()> {
+        // What may not be to be had comes first, before anybody has seen the others.
+        for (number, table) in &self.stays {
+            stack.make(id.partition(*number), table)?;
+        }
         for (number, part) in &self.kept {
             stack.make(id.partition(*number), &volume(part, size, disk.number))?;
         }
-        for (number, table) in self.swaps.iter().chain(&self.stays) {
+        for (number, table) in &self.swaps {
             stack.make(id.partition(*number), table)?;
         }
         Ok(())

@@ -100,7 +100,12 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
     let contents = store.contents.clone();
     let stays = Stays::in_store(&contents)?;
     let (block, volumes) = (config.primary.block, &contents.running_map().volumes);
-    let mut primary = stays.as_ref().and_then(|stays| stays.on(roots, block, volumes));
+    let wait = config.failover.wait(None);
+    let there = |stays: &Stays| {
+        let found = stays.on(roots, block, volumes, wait);
+        found.inspect_err(|error| tracing::warn!("{error}, ignoring: what stayed there is missing")).ok()
+    };
+    let mut primary = stays.as_ref().and_then(there);
     // The claim on the whole disk would keep device-mapper from its partition.
     drop(store);
     drop(dpsr);

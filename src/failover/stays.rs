@@ -4,6 +4,8 @@
 //! Which they are is written into the store with the live mark, so that every later boot takes the same ones: of
 //! such a volume the copy has only what it was.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::PairConfig;
@@ -64,12 +66,17 @@ impl Stays {
         from: Generation,
         asked: &[String],
     ) -> Result<Self> {
-        let chosen = chosen(&contents.map_of(contents.record(from)?).volumes, asked)?;
+        let map = contents.map_of(contents.record(from)?);
+        let chosen = chosen(&map.volumes, asked)?;
+        let swaps = swap::recorded(&contents.index, map);
+        if let Some(swap) = swaps.iter().find(|swap| chosen.iter().any(|one| one.id == swap.volume.id)) {
+            return Err(refused(format!("volume {} is swap space", swap.volume.name)));
+        }
         let primary = &config.primary;
         let recorded =
             Target { size: primary.size, serial: primary.serial.clone(), wwn: primary.wwn.clone() };
         let target = Target::home(contents).unwrap_or(recorded);
-        let found = target.find(roots, DOING)?;
+        let found = target.awaited(roots, DOING, config.failover.wait(None))?;
         let disk = FileDisk::open(found.path(), Access::Read)?;
         let mut table = Partitions::read(&disk, primary.block)?;
         table.probe_contents(&disk);
@@ -92,21 +99,19 @@ impl Stays {
         Ok(Self { disk: target, volumes: chosen.into_iter().map(|volume| volume.id.clone()).collect() })
     }
 
-    /// The number of the disk, where it is there and has these of `volumes`. A disk without any table has them: the way
-    /// back takes that away first.
-    pub fn on(&self, roots: &Roots, block: Bytes, volumes: &[Volume]) -> Option<DevNum> {
-        let found = self.disk.find(roots, DOING).and_then(|node| {
-            let disk = FileDisk::open(node.path(), Access::Read)?;
-            let table = Partitions::read(&disk, block)?;
-            let has = |volume: &Volume| table.partitions.iter().any(|partition| is_same(partition, volume));
-            let all = volumes.iter().filter(|volume| self.has(volume)).all(has);
-            if all || table.partitions.is_empty() {
-                return Ok(node.number);
-            }
-            let why = "it was partitioned anew, and has other volumes now";
-            Err(Error::new(Kind::Refused, DOING, why).on(disk.name()))
-        });
-        found.inspect_err(|error| tracing::warn!("{error}, ignoring: what stayed there is missing")).ok()
+    /// The number of the disk, which has these of `volumes`; `NotFound` where it is not there, or was partitioned anew. A
+    /// disk without any table has them: the way back takes that away first.
+    pub fn on(&self, roots: &Roots, block: Bytes, volumes: &[Volume], patience: Duration) -> Result<DevNum> {
+        let node = self.disk.awaited(roots, DOING, patience)?;
+        let disk = FileDisk::open(node.path(), Access::Read)?;
+        let table = Partitions::read(&disk, block)?;
+        let has = |volume: &Volume| table.partitions.iter().any(|partition| is_same(partition, volume));
+        let all = volumes.iter().filter(|volume| self.has(volume)).all(has);
+        if all || table.partitions.is_empty() {
+            return Ok(node.number);
+        }
+        let why = "it was partitioned anew, and has other volumes now";
+        Err(Error::new(Kind::NotFound, DOING, why).on(disk.name()).left("nothing was written to it"))
     }
 
     /// Whether a device-mapper device with this UUID is one of them, on the disk with this identity.

@@ -65,12 +65,18 @@ pub fn chosen<'a>(
     loop {
         let (config, seen, age) = watch.look(dir, pairs);
         // Once: where it fails, it would fail for ever, and nothing else would start either.
+        let mut wait = config.failover.wait(line.wait);
         if line.discard && !discarded && matches!(seen.store, Some(State::Aside(_))) {
-            discarded = true;
-            discard(config, seen.primary == Presence::There);
+            let there = seen.primary == Presence::There;
+            // A primary may be slower to appear than the DPSR disk.
+            if there || seen.since >= wait {
+                discarded = true;
+                discard(config, there);
+            } else {
+                sleep(GLANCE);
+            }
             continue;
         }
-        let mut wait = config.failover.wait(line.wait);
         if asked == Asked::Primary {
             wait = wait.min(LONGEST);
         }
