@@ -85,37 +85,31 @@ pub fn device_uses(roots: &Roots, node: &BlockNode) -> Vec<Use> {
     let mut members = vec![node.clone()];
     members.extend(node.partitions());
     members.extend(wrap_nodes(node));
-    let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
-    let mut uses = Vec::new();
-    for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
-        uses.push(Use::Mounted { device: mount.node.label(), at: mount.at });
-    }
-    uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
-    for member in &members {
-        uses.extend(member.holders().iter().map(|holder| held(member, holder)));
-    }
-    let chain = running_root_chain(roots);
-    uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
-    uses.dedup();
-    uses
+    uses_of(roots, &members, |_| false)
 }
 
 /// The uses of a block device and of every partition the kernel knows on it, but for devices on top that are
 /// `expected`, with all that lies on those.
 pub fn uses_besides(roots: &Roots, node: &BlockNode, expected: impl Fn(&BlockNode) -> bool) -> Vec<Use> {
     let members: Vec<BlockNode> = std::iter::once(node.clone()).chain(node.partitions()).collect();
+    uses_of(roots, &members, expected)
+}
+
+/// The uses of any of `members`; devices on top of them that are `expected` are none.
+fn uses_of(roots: &Roots, members: &[BlockNode], expected: impl Fn(&BlockNode) -> bool) -> Vec<Use> {
     let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
     let mut uses = Vec::new();
     for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
         uses.push(Use::Mounted { device: mount.node.label(), at: mount.at });
     }
     uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
-    for member in &members {
+    for member in members {
         let others = member.holders().into_iter().filter(|holder| !expected(holder));
         uses.extend(others.map(|holder| held(member, &holder)));
     }
     let chain = running_root_chain(roots);
     uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
+    uses.dedup();
     uses
 }
 
