@@ -22,12 +22,7 @@ const GENERATION_1: &str = "dpsr.boot=force dpsr.generation=1";
 /// A system that no longer starts was copied, too; the generation before it was not.
 pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    entry_of_primary(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    let mut machine = with_entry(rig, "")?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "second")?;
@@ -72,8 +67,21 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     machine.shut_down()
 }
 
+/// A wrapped primary whose own menu leads to the DPSR disk; `more` is added to the record.
+pub(super) fn with_entry(rig: &Rig, more: &str) -> Result<Machine> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    machine.guest()?.ok(&format!("printf '{more}' >>/etc/dpsr/system.toml"))?;
+    record_in_initramfs(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    entry_of_primary(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    Ok(machine)
+}
+
 /// What update-grub does with dpsr's part of the menu.
-pub(super) fn entry_of_primary(machine: &mut Machine) -> Result<()> {
+fn entry_of_primary(machine: &mut Machine) -> Result<()> {
     let script = format!(
         "/etc/grub.d/42_dpsr >/tmp/entry && grep -q '^menuentry .*dpsr' /tmp/entry && cat /tmp/entry >>{MENU} && \
          /etc/grub.d/01_dpsr >/tmp/first && cat /tmp/first {MENU} >{MENU}.new && mv {MENU}.new {MENU} && sync"
@@ -132,15 +140,7 @@ pub(super) fn left_in_other_ways(rig: &Rig) -> Result<()> {
 
 /// A wrapped primary whose starts are counted, with one generation.
 fn counted(rig: &Rig) -> Result<Machine> {
-    let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    let tries = format!("printf '\n[failover]\ntries = {TRIES}\n' >>/etc/dpsr/system.toml");
-    machine.guest()?.ok(&tries)?;
-    record_in_initramfs(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    entry_of_primary(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    let mut machine = with_entry(rig, &format!("\n[failover]\ntries = {TRIES}\n"))?;
     came_up(&mut machine)?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;

@@ -2,9 +2,9 @@
 //! The system is broken, and the homes are not: they stay on the primary, in use, while the system comes from its copy
 //! and goes back.
 
-use super::broken::{INIT, entry_of_primary};
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::broken::{INIT, with_entry};
+use super::failover::{mark, marked, on, restarted, stands_on_dpsr, swaps};
+use super::{Rig, dpsr, dpsr_json, is_the_primary};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::{PRIMARY, must};
@@ -16,12 +16,7 @@ const TYPED: &str = "mount /dev/disk/by-label/DPSR-ESP /mnt && \
 
 pub(super) fn homes_stay(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    entry_of_primary(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    let mut machine = with_entry(rig, "")?;
     mark(&mut machine, "first")?;
     written_at_home(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
