@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the checks need to know of the running system.
 
-use crate::pair::chain::running_root_chain;
+use crate::pair::chain::{chain_of_node, running_root_chain};
 use crate::pair::mounts::mounts;
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::{BlockNode, Roots};
@@ -17,7 +17,7 @@ pub fn boot_place(roots: &Roots) -> (String, bool) {
     let all = mounts(roots);
     let at = |point: &str| all.iter().rfind(|mount| mount.at == point).cloned();
     let Some(place) = at("/boot").or_else(|| at("/")) else { return (String::new(), false) };
-    let below = crate::pair::chain::chain_of_node(roots, place.node);
+    let below = chain_of_node(roots, place.node);
     let between = below.iter().any(|node| !node.slaves().is_empty() && !node.is_ours());
     (place.kind, !between)
 }
@@ -27,12 +27,15 @@ pub fn boot_place(roots: &Roots) -> (String, bool) {
 pub fn other_disks(roots: &Roots, primary: &Probe) -> Vec<String> {
     let chain = running_root_chain(roots);
     let bottom = |node: &&BlockNode| node.slaves().is_empty() && node.disk().number == node.number;
+    // An array is copied, not its members.
+    let below = primary.node(roots).map(|node| chain_of_node(roots, node)).unwrap_or_default();
+    let is_below = |node: &BlockNode| below.iter().any(|it| it.number == node.number);
     let disks: Vec<&BlockNode> = chain.iter().filter(bottom).collect();
     let is_primary = |node: &BlockNode| Some(node.number) == primary.number;
     if !chain.iter().any(is_primary) {
         return Vec::new();
     }
-    let others = disks.into_iter().filter(|node| !is_primary(node) && node.backing_file().is_none());
+    let others = disks.into_iter().filter(|node| !is_below(node) && node.backing_file().is_none());
     others.map(|node| node.name.clone()).collect()
 }
 
@@ -49,7 +52,7 @@ pub fn is_copied(roots: &Roots, primary: &Probe, left_out: &[Bytes], source: &st
         None => source.to_owned(),
     };
     let node = roots.resolve(&link)?;
-    let below = crate::pair::chain::chain_of_node(roots, node);
+    let below = chain_of_node(roots, node);
     let is_left_out = |node: &BlockNode| {
         let sector: Option<u64> = node.attr("start").and_then(|start| start.parse().ok());
         Some(node.disk().number) == primary.number

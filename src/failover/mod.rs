@@ -31,6 +31,7 @@ use crate::pair::open::{Dpsr, open_store_only};
 use crate::pair::sysfs::Roots;
 use crate::store::Store;
 use crate::units::Generation;
+use crate::wrap::{self, DiskId};
 use map::{Beside, Tables};
 use mark::Marked;
 use older::{Older, Upon};
@@ -106,6 +107,11 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
         found.inspect_err(|error| tracing::warn!("{error}, ignoring: what stayed there is missing")).ok()
     };
     let mut primary = stays.as_ref().and_then(there);
+    let numbers = volumes.iter().filter_map(|volume| volume.name.parse().ok());
+    if let Err(error) = wrap::announce_copy(&DiskId::recorded(config), config.primary.wwn.as_deref(), numbers)
+    {
+        tracing::warn!("{error}, ignoring: whoever waits for the array that was copied does so in vain");
+    }
     // The claim on the whole disk would keep device-mapper from its partition.
     drop(store);
     drop(dpsr);

@@ -28,6 +28,10 @@ const STORE: Duration = Duration::from_secs(5);
 /// The longest wait in an initramfs of the primary: others give up a root after 180 s. (`rd.retry`)
 const LONGEST: Duration = Duration::from_secs(120);
 
+/// The same for an array of which not all disks are there: after half of this it is started without them.
+/// (mdadm's `mdadm-last-resort@.timer`)
+const ASSEMBLY: Duration = Duration::from_secs(60);
+
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The pairs from whose copy this machine may be started: those whose DPSR disk boots; the one that the loader names
@@ -76,6 +80,9 @@ pub fn chosen<'a>(
                 sleep(GLANCE);
             }
             continue;
+        }
+        if matches!(seen.primary, Presence::Missing(_)) && presence::is_in_parts(config) {
+            wait = wait.max(ASSEMBLY);
         }
         if asked == Asked::Primary {
             wait = wait.min(LONGEST);

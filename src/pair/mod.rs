@@ -28,7 +28,7 @@ pub mod refuse;
 mod roles;
 mod run;
 mod scan;
-mod serial;
+pub mod serial;
 pub mod show;
 pub mod sysfs;
 pub mod table;

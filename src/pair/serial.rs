@@ -24,8 +24,9 @@ pub(super) fn names(roots: &Roots, node: &BlockNode) -> Names {
         serial: first(&["serial", "device/serial"])
             .or_else(|| unit_serial(&disk.bytes("device/vpd_pg80")?))
             .or_else(|| udev(&["ID_SERIAL_SHORT", "ID_SCSI_SERIAL"])),
-        wwn: first(&["wwid", "device/wwid", "dm/uuid", "md/uuid"])
-            .or_else(|| udev(&["ID_WWN_WITH_EXTENSION", "ID_WWN", "MD_UUID"])),
+        wwn: first(&["wwid", "device/wwid", "dm/uuid"])
+            .or_else(|| array_uuid(&disk.attr("md/uuid").or_else(|| udev(&["MD_UUID"]))?))
+            .or_else(|| udev(&["ID_WWN_WITH_EXTENSION", "ID_WWN"])),
         model: first(&["device/model", "device/name"]),
     }
 }
@@ -38,6 +39,23 @@ fn unit_serial(page: &[u8]) -> Option<String> {
     (!text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')).then_some(text)
 }
 
+/// The UUID of an MD array as mdadm(8) writes it, four times eight digits: the kernel, where it tells it at all, and
+/// blkid(8) divide it otherwise.
+pub fn array_uuid(text: &str) -> Option<String> {
+    let digits: String = text.chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let digits = digits.to_ascii_lowercase();
+    let part = |at: usize| &digits[8 * at..8 * (at + 1)];
+    Some([part(0), part(1), part(2), part(3)].join(":"))
+}
+
+/// The UUID of the array that `wwn` names; `None` where it is the name of something else.
+pub fn named_array(wwn: Option<&str>) -> Option<String> {
+    wwn.filter(|wwn| wwn.split(':').count() == 4).and_then(array_uuid)
+}
+
 fn from_udev(disk: &BlockNode, keys: &[&str]) -> Option<String> {
     let number = nix::sys::stat::makedev(disk.number.major, disk.number.minor);
     let device = udev::Device::from_devnum(udev::DeviceType::Block, number).ok()?;
@@ -48,6 +66,18 @@ fn from_udev(disk: &BlockNode, keys: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_array_has_one_name() {
+        let name = Some("5c3f6bb6:5d3c4a5e:9a0b0c5e:5d2f7a0f".to_owned());
+        for text in ["5c3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a0f", "5C3F6BB6:5D3C4A5E:9A0B0C5E:5D2F7A0F"] {
+            assert_eq!(array_uuid(text), name);
+        }
+        assert_eq!(named_array(name.as_deref()), name);
+        assert_eq!(array_uuid("5c3f6bb6"), None);
+        assert_eq!(named_array(Some("mpath-5c3f6bb65d3c4a5e9a0b0c5e5d2f7a0f")), None);
+        assert_eq!(named_array(Some("5c3f6bb65d3c4a5e9a0b0c5e5d2f7a0f")), None);
+    }
 
     #[test]
     fn vital_product_data() {

@@ -12,6 +12,7 @@ use nix::sys::stat::makedev;
 
 use super::names::DiskId;
 use crate::dm::Mapped;
+use crate::pair::serial::named_array;
 use crate::pair::sysfs::{BlockNode, DevNum};
 
 /// How long udev may take for all nodes together.
@@ -40,20 +41,41 @@ pub enum Caller {
 pub fn announce(
     id: &DiskId,
     raw: &BlockNode,
+    wwn: Option<&str>,
     parts: impl Iterator<Item = u32>,
     caller: &Caller,
 ) -> std::io::Result<()> {
-    let links = match caller {
+    let mut links = match caller {
         Caller::Command => links_of(raw.number),
         Caller::Event(links) => lasting(links),
     };
+    // The rules that make it come later in the same event.
+    links.extend(array_link(wwn).filter(|link| !links.contains(link)));
+    tell(id, &links, parts)
+}
+
+/// The same for a disk that is only copied: of its links there is the one for which an initramfs waits that was told to
+/// start an array. (`rd.md.uuid` in dracut.cmdline(7))
+pub fn announce_copy(
+    id: &DiskId,
+    wwn: Option<&str>,
+    parts: impl Iterator<Item = u32>,
+) -> std::io::Result<()> {
+    tell(id, array_link(wwn).as_slice(), parts)
+}
+
+fn array_link(wwn: Option<&str>) -> Option<String> {
+    named_array(wwn).map(|uuid| format!("disk/by-id/md-uuid-{uuid}"))
+}
+
+fn tell(id: &DiskId, links: &[String], parts: impl Iterator<Item = u32>) -> std::io::Result<()> {
     if links.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(LINKS)?;
-    write(&id.disk().uuid, &links, "")?;
+    write(&id.disk().uuid, links, "")?;
     for number in parts {
-        write(&id.partition(number).uuid, &links, &format!("-part{number}"))?;
+        write(&id.partition(number).uuid, links, &format!("-part{number}"))?;
     }
     Ok(())
 }

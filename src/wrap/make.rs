@@ -39,8 +39,8 @@ pub fn wrap(config: &PairConfig, dry_run: bool, caller: &Caller) -> Result<Repor
         return Ok(site.report(!work.is_nothing(), Vec::new()));
     }
     let mut warnings = Vec::new();
-    let parts = site.shape.parts.iter().map(|part| part.number);
-    if let Err(error) = events::announce(&site.shape.id, &site.raw, parts, caller) {
+    let (parts, wwn) = (site.shape.parts.iter().map(|part| part.number), primary.probe.wwn.as_deref());
+    if let Err(error) = events::announce(&site.shape.id, &site.raw, wwn, parts, caller) {
         warnings.push(format!("links by-id and by-path may be missing, ignoring: {error}"));
     }
     let made = work.act(&site)?;

@@ -29,7 +29,7 @@ use crate::pair::probe::Kind as Endpoint;
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::units::Bytes;
 
-pub use events::{Caller, idle};
+pub use events::{Caller, announce_copy, idle};
 pub use make::wrap;
 pub use names::DiskId;
 pub use remove::unwrap;
