@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::boot::{self, Finding};
 use crate::config::{self, DpsrRecord, FailoverConfig, LiveConfig, PairConfig, PrimaryRecord};
 use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
@@ -58,6 +59,8 @@ pub struct Options {
 pub struct Planned {
     /// What will be done.
     pub plan: InitPlan,
+    /// What would be in the way of a boot without the primary.
+    pub findings: Vec<Finding>,
     options: Options,
     roots: Roots,
     primary: Probe,
@@ -124,7 +127,20 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
     };
     let plan = InitPlan::new(&inputs, needed);
     check_room(&target, &volumes, |volumes| needed(volumes, plan.sizes.store))?;
-    Ok(Planned { plan, options, roots, table: table.id(), primary, dpsr, found, layout, volumes, reserve })
+    let findings = if options.boot { boot::expected(&roots, &primary, &volumes)? } else { Vec::new() };
+    Ok(Planned {
+        plan,
+        findings,
+        options,
+        roots,
+        table: table.id(),
+        primary,
+        dpsr,
+        found,
+        layout,
+        volumes,
+        reserve,
+    })
 }
 
 fn volumes(roots: &Roots, primary: &Probe, table: &Table, options: &Options) -> Result<Volumes> {

@@ -113,13 +113,21 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
     found
 }
 
+const INITRAMFS_TOOLS: &str = "initramfs images are made by initramfs-tools, in which dpsr has no part";
+
+/// Whether a switch of the initramfs generator would settle it.
+pub fn is_of_generator(finding: &Finding) -> bool {
+    finding.what == INITRAMFS_TOOLS
+}
+
 /// What makes the system's initramfs images: dpsr has a part for dracut alone.
 pub fn generator(dracut: bool, initramfs_tools: bool) -> Vec<Finding> {
     match (dracut, initramfs_tools) {
         (true, _) => Vec::new(),
         (false, true) => vec![Finding::fatal(
-            "initramfs images are made by initramfs-tools, in which dpsr has no part",
-            "apt-get install dracut, which takes its place (apt-get install initramfs-tools undoes that)",
+            INITRAMFS_TOOLS,
+            "'dpsr boot install' lets dracut take its place, once that is confirmed, and 'dpsr boot uninstall' takes \
+             it back",
         )],
         (false, false) => {
             vec![Finding::fatal("there is no dracut to make an initramfs", "install the package dracut")]
@@ -198,7 +206,7 @@ mod tests {
     fn what_makes_an_initramfs_is_named() {
         assert_eq!(generator(true, true), []);
         let told = told([generator(false, true), generator(false, false)].concat());
-        assert!(told.contains("apt-get install dracut, which takes its place"), "{told}");
+        assert!(told.contains("'dpsr boot install' lets dracut take its place"), "{told}");
         assert!(told.contains("FATAL there is no dracut"), "{told}");
     }
 

@@ -4,7 +4,8 @@
 //! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
 //!   ([`grub`]).
 //! * What GRUB starts is a [`set`]: kernel, initramfs, records of the pairs.
-//! * [`check`] says whether the system would come up from a copy; [`card`] is for a day without dpsr.
+//! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
+//!   [`card`] is for a day without dpsr.
 //!
 //! The primary is never written, but for the initramfs generator's working files and, on UEFI machines, the
 //! firmware's list. Nothing on the DPSR disk is written before its identity was proven, by the open descriptor;
@@ -26,6 +27,7 @@ mod nvram;
 mod place;
 mod report;
 mod set;
+pub mod switch;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -41,8 +43,9 @@ use crate::status::status;
 
 pub use check::Finding;
 use esp::{Access, Esp};
-pub use report::{BootStatus, report};
+pub use report::{BootStatus, expected, report};
 pub use set::Made;
+pub use switch::Switch;
 
 /// What was done to the ESP.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -102,8 +105,9 @@ fn brought_up_to_date(dir: &Path, name: &str) -> Result<Updated> {
     Ok(updated)
 }
 
-/// Takes away what makes the DPSR disk boot; its store stays.
-pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<()> {
+/// Takes away what makes the DPSR disk boot; its store stays. Where dracut took the place of another generator for it,
+/// and no other pair boots, that comes back: `true`.
+pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     let _alone = alone()?;
     let mut config = config::choose(dir, name)?;
     // While a system runs from it, nobody gets it for writing.
@@ -126,7 +130,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<()> {
     // The claim on the whole disk would keep its partition from being mounted.
     drop(store);
     let store = open::store(dir, Some(&config.name))?;
-    let Some(esp) = Esp::mount(&store, Access::Write)? else { return Ok(()) };
+    let Some(esp) = Esp::mount(&store, Access::Write)? else { return switched_back(dir) };
     let flushed = |top: &Path| {
         place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
     };
@@ -137,7 +141,39 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<()> {
         place::remove(esp.path(), path)?;
     }
     flushed(esp.path())?;
-    if nvram::is_there(root()) { nvram::clear(&config.name, &guid(&esp)?) } else { Ok(()) }
+    if nvram::is_there(root()) {
+        nvram::clear(&config.name, &guid(&esp)?)?;
+    }
+    drop(esp);
+    switched_back(dir)
+}
+
+/// The initramfs of the primary wraps it as long as any pair boots.
+fn switched_back(dir: &Path) -> Result<bool> {
+    let boots = |name: &String| config::load(dir, name).is_ok_and(|config| config.boot);
+    if config::list(dir)?.iter().any(boots) { Ok(false) } else { switch::undo(root()) }
+}
+
+/// The switch of the initramfs generator without which the DPSR disk could not be made bootable, where there is one
+/// and nothing else is in the way.
+///
+/// # Errors
+/// `Refused` where something else is in the way, too, or the switch cannot be made.
+pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
+    let config = config::choose(dir, name)?;
+    if switch::has_dracut(root()) || !switch::has_initramfs_tools(root()) {
+        return Ok(None);
+    }
+    let mut findings = report::findings(&config)?;
+    findings.retain(|finding| !check::is_of_generator(finding));
+    refuse(&findings)?;
+    if failover::is_under_way() {
+        let why = "this machine runs from its copy, whose initramfs is made by dracut";
+        return Err(Error::new(Kind::Refused, "switching to dracut", why)
+            .left("nothing was changed")
+            .next("go back to a disk first: 'dpsr failback'"));
+    }
+    switch::planned().map(Some)
 }
 
 /// Makes the filesystem of the ESP, if dpsr did not make it before. Whether it did now.

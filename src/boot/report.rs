@@ -8,12 +8,15 @@ use serde::Serialize;
 
 use super::check::{self, Finding};
 use super::esp::{Access, Esp};
-use super::{alone, bios, command_line, efi, facts, grub, menu, preferred_kernel, root, set};
+use super::{alone, bios, command_line, efi, facts, grub, menu, preferred_kernel, root, set, switch};
 use crate::config::{self, PairConfig};
 use crate::error::Result;
 use crate::open;
+use crate::pair::chain::running_root_chain;
 use crate::pair::open::{PrimaryUse, open_primary};
+use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
+use crate::pair::volumes::Volumes;
 use crate::units::Bytes;
 
 /// There where what forgets counted starts is enabled.
@@ -93,23 +96,36 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
 pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     let roots = Roots::default();
     let primary = open_primary(&roots, config, PrimaryUse::Live)?;
-    let volumes = open::volumes_of(config, &primary.table);
+    let mut found = in_the_way(&roots, &primary.probe, &left_out(&open::volumes_of(config, &primary.table)))?;
+    if config.failover.tries.is_some() {
+        let (kind, on_partition) = facts::boot_place(&roots);
+        found.extend(check::counting(&kind, on_partition, root().join(COUNTED).exists()));
+    }
+    Ok(found)
+}
+
+/// The same for a primary that is not paired yet; nothing, where the running system is not on it.
+pub fn expected(roots: &Roots, primary: &Probe, volumes: &Volumes) -> Result<Vec<Finding>> {
+    match running_root_chain(roots).iter().any(|node| Some(node.number) == primary.number) {
+        true => in_the_way(roots, primary, &left_out(volumes)),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Where the partitions begin that are not copied.
+fn left_out(volumes: &Volumes) -> Vec<Bytes> {
     let left_out = volumes.iter().filter(|volume| volume.left_out && volume.number > 0);
-    let left_out: Vec<Bytes> = left_out.map(|volume| volume.range.start).collect();
-    let primary = primary.probe;
+    left_out.map(|volume| volume.range.start).collect()
+}
+
+fn in_the_way(roots: &Roots, primary: &Probe, left_out: &[Bytes]) -> Result<Vec<Finding>> {
     let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
     let mut found = check::command_line(&command_line()?);
     found.extend(check::fstab(&read("etc/fstab"), |source| {
-        facts::is_copied(&roots, &primary, &left_out, source)
+        facts::is_copied(roots, primary, left_out, source)
     }));
     found.extend(check::crypttab(&read("etc/crypttab")));
-    found.extend(check::stack(&facts::root_kind(&roots), &facts::other_disks(&roots, &primary)));
-    let there = |paths: &[&str]| paths.iter().any(|path| root().join(path).exists());
-    let dracut = there(&["usr/bin/dracut", "usr/sbin/dracut"]);
-    found.extend(check::generator(dracut, there(&["usr/share/initramfs-tools/init"])));
-    if config.failover.tries.is_some() {
-        let (kind, on_partition) = facts::boot_place(&roots);
-        found.extend(check::counting(&kind, on_partition, there(&[COUNTED])));
-    }
+    found.extend(check::stack(&facts::root_kind(roots), &facts::other_disks(roots, primary)));
+    found.extend(check::generator(switch::has_dracut(root()), switch::has_initramfs_tools(root())));
     Ok(found)
 }

@@ -3,10 +3,12 @@
 
 use std::path::Path;
 
-use super::args::{Boot, BootDone, BootVerb};
+use super::args::{Boot, BootDone, BootInstall, BootVerb};
+use super::confirm::confirmation;
 use super::{end_in_order, say, say_json};
-use crate::boot::{self, BootStatus, Made, Updated};
-use crate::error::Result;
+use crate::boot::switch::CONFIRM;
+use crate::boot::{self, BootStatus, Finding, Made, Updated};
+use crate::error::{Error, Kind, Result};
 
 /// What update-grub runs for that.
 const OWN_MENU: &str = "/etc/grub.d/42_dpsr";
@@ -16,6 +18,8 @@ pub(super) fn run(args: &Boot) -> Result<()> {
     end_in_order()?;
     match &args.verb {
         BootVerb::Install(args) => {
+            switched(args)?;
+            let args = &args.done;
             updated(args, boot::install)?;
             if !args.json && Path::new(OWN_MENU).exists() {
                 say("update-grub adds an entry that leads there to the primary's own boot menu.");
@@ -25,11 +29,36 @@ pub(super) fn run(args: &Boot) -> Result<()> {
         BootVerb::Update(args) => updated(args, boot::update),
         BootVerb::Status(args) => status(args),
         BootVerb::Uninstall(args) => {
-            boot::uninstall(&args.config_dir, args.pair.as_deref())?;
+            let switched = boot::uninstall(&args.config_dir, args.pair.as_deref())?;
             say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
+            if switched {
+                say("initramfs-tools has its place back, and has made the initramfs of each kernel.");
+            }
             Ok(())
         }
     }
+}
+
+/// Where dpsr has no part in what makes the initramfs images, something else has to make them; that is shown, and
+/// confirmed.
+fn switched(args: &BootInstall) -> Result<()> {
+    let common = &args.done.common;
+    let Some(switch) = boot::needed_switch(&common.config_dir, common.pair.as_deref())? else {
+        return Ok(());
+    };
+    if !args.done.json {
+        say("The initramfs images of this machine are made by initramfs-tools, in which dpsr has no part.");
+        say("dracut would take its place, and make the initramfs of each kernel anew, with dpsr in it.");
+        say(format_args!("  removed:   {}", switch.removed.join(" ")));
+        say(format_args!("  installed: {}", switch.installed.join(" ")));
+        say("The present images are kept. 'dpsr boot uninstall' takes all of this back.");
+    }
+    let given = confirmation(args.confirm.as_deref(), "name of what takes its place", !args.done.json)?;
+    if given.trim() != CONFIRM {
+        let why = format!("{:?} was given, and {CONFIRM} takes the place of initramfs-tools", given.trim());
+        return Err(Error::new(Kind::Refused, "confirming the switch", why).left("nothing was changed"));
+    }
+    switch.act(Path::new("/"))
 }
 
 type Act = fn(&Path, Option<&str>) -> Result<Updated>;
@@ -88,6 +117,14 @@ fn status(args: &BootDone) -> Result<()> {
     Ok(())
 }
 
+/// What is in the way of a boot without the primary.
+pub(super) fn say_findings(findings: &[Finding]) {
+    for finding in findings {
+        let word = if finding.fatal { "In the way" } else { "To be known" };
+        say(format_args!("{word} of a boot without the primary: {}; {}.", finding.what, finding.change));
+    }
+}
+
 fn tell(status: &BootStatus) {
     if status.installed {
         let kernel = status.kernel.as_deref().unwrap_or("of unknown version");
@@ -97,10 +134,7 @@ fn tell(status: &BootStatus) {
     } else {
         say(format_args!("The DPSR disk of the pair {} boots nothing: 'dpsr boot install'.", status.pair));
     }
-    for finding in &status.findings {
-        let word = if finding.fatal { "In the way" } else { "To be known" };
-        say(format_args!("{word}: {}; {}.", finding.what, finding.change));
-    }
+    say_findings(&status.findings);
     if status.findings.iter().all(|finding| !finding.fatal) {
         say("Nothing is in the way of a boot without the primary.");
     }

@@ -4,8 +4,10 @@
 use serde::Serialize;
 
 use super::args::Init;
+use super::boot::say_findings;
 use super::confirm::confirmation;
 use super::{end_in_order, say, say_json};
+use crate::boot::Finding;
 use crate::config::{DEFAULT_PAIR, PairConfig};
 use crate::error::Result;
 use crate::init::{Options, Planned, plan};
@@ -16,6 +18,7 @@ use crate::pair::refuse::check_confirmation;
 #[derive(Serialize)]
 struct Told<'a> {
     plan: &'a InitPlan,
+    findings: &'a [Finding],
     done: bool,
 }
 
@@ -31,13 +34,14 @@ pub(super) fn run(args: &Init) -> Result<()> {
         wipe: args.wipe,
     };
     let planned = plan(&args.common.config_dir, options)?;
-    let shown = planned.plan.clone();
+    let (shown, findings) = (planned.plan.clone(), planned.findings.clone());
     if !args.json {
         say(&shown);
+        say_findings(&findings);
     }
     let outcome = if args.dry_run { Ok(None) } else { act(args, planned).map(Some) };
     if args.json {
-        say_json(&Told { plan: &shown, done: matches!(outcome, Ok(Some(_))) })?;
+        say_json(&Told { plan: &shown, findings: &findings, done: matches!(outcome, Ok(Some(_))) })?;
     } else if let Ok(Some(record)) = &outcome {
         let (pair, disk) = (&record.name, record.dpsr.path.display());
         say(format_args!(

@@ -30,13 +30,26 @@ pub fn run_within(deadline: Duration, program: &str, package: &str, args: &[&str
     // What it starts itself ends with it.
     command.process_group(0);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let output = finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?;
+    checked(program, &finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?)
+}
+
+fn checked(program: &str, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
     Err(failed(program, last.trim()))
+}
+
+/// Runs `program`, which must succeed, to its end: who stops an installation in the middle leaves neither the old
+/// nor the new. It asks nobody anything.
+pub fn run_to_its_end(program: &str, package: &str, args: &[&str]) -> Result<String> {
+    let mut command = command(program, args);
+    // Whoever types Ctrl-C means dpsr.
+    command.process_group(0).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    let output = command.output().map_err(|error| missing(program, package, &error))?;
+    checked(program, &output)
 }
 
 /// The same for a program that may ask a person something, and so may take its time.

@@ -56,13 +56,24 @@ pub struct Boot {
 #[derive(Debug, Subcommand)]
 pub enum BootVerb {
     /// Make the DPSR disk bootable, by BIOS and UEFI; every sync keeps it up to date from then on
-    Install(BootDone),
+    Install(BootInstall),
     /// Bring boot loader, kernel and initramfs on the DPSR disk up to date; only what differs is written
     Update(BootDone),
     /// Tell what the DPSR disk boots, and what is in the way of a boot without the primary
     Status(BootDone),
     /// Take everything that makes the DPSR disk boot away again; copy and history stay
     Uninstall(Common),
+}
+
+/// `dpsr boot install`
+#[derive(Debug, clap::Args)]
+pub struct BootInstall {
+    /// Go on without asking, if this is what takes the place of the present initramfs generator: dracut
+    #[arg(long, value_name = "GENERATOR")]
+    pub confirm: Option<String>,
+    /// What the other verbs take
+    #[command(flatten)]
+    pub done: BootDone,
 }
 
 /// What the verbs of `dpsr boot` take.

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::units::{Bytes, Generation};
 pub use copying::{Init, Sync, Wrap};
 pub use history::{Drop, Generations, Pin, Prune};
-pub use machine::{Boot, BootDone, BootVerb, Failback, Internal, Process, Status};
+pub use machine::{Boot, BootDone, BootInstall, BootVerb, Failback, Internal, Process, Status};
 pub use reading::{Attach, Detach, Export, Mount, Mountable, Restore, Salvage, Scrub, Umount};
 
 /// Keeps a hidden, sector-exact copy of a disk on a second disk, with history.
