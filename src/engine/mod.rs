@@ -34,8 +34,8 @@ pub trait Work {
 
     /// Plans the next batch: adds its reads. `None` when there is no more to do.
     ///
-    /// Up to a whole shape of batches is planned before the first is processed, so a read must not expect
-    /// to see a write of a batch planned shortly before.
+    /// Up to a whole shape of batches, the spare ones included, is planned before the first is processed, so a read
+    /// must not expect to see a write of a batch planned shortly before.
     fn next(&mut self, batch: &mut Batch) -> Result<Option<Self::Tag>>;
 
     /// Called for each batch in the order of `next`, once all its reads are complete; may add writes. The
@@ -48,14 +48,17 @@ pub trait Work {
 pub struct Shape {
     /// Bytes in the buffer of one batch.
     pub buffer: Bytes,
-    /// Number of batches.
+    /// How many batches are read or written at a time, at most, before the next is begun.
     pub depth: usize,
+    /// How many more there are: what was read waits in them for its turn behind a transfer that takes long, and the
+    /// disks have no less to do meanwhile.
+    pub spare: usize,
 }
 
 impl Default for Shape {
     /// 8 MiB in flight: data is looked at while it is still in the cache.
     fn default() -> Self {
-        Self { buffer: Bytes(MIB), depth: 8 }
+        Self { buffer: Bytes(MIB), depth: 8, spare: 16 }
     }
 }
 
@@ -115,6 +118,7 @@ struct Landed {
 pub struct Engine {
     disks: Disks,
     backend: Box<dyn Backend>,
+    depth: usize,
     batches: Vec<Batch>,
 }
 
@@ -131,7 +135,8 @@ impl Engine {
     }
 
     fn within(disks: Disks, shape: Shape, io: Io, deadline: Duration) -> Result<Self> {
-        let batches = (0..shape.depth.max(1)).map(|slot| Batch::new(slot, shape.buffer));
+        let depth = shape.depth.max(1);
+        let batches = (0..depth + shape.spare).map(|slot| Batch::new(slot, shape.buffer));
         let batches = batches.collect::<Result<Vec<_>>>()?;
         let backend: Box<dyn Backend> = match io {
             _ if !disks.have_descriptors() => Box::new(posix::Inline::new(disks.clone())),
@@ -145,7 +150,7 @@ impl Engine {
                 }
             },
         };
-        Ok(Self { disks, backend, batches })
+        Ok(Self { disks, backend, depth, batches })
     }
 
     /// The backend: "io_uring" or "posix".
@@ -168,7 +173,8 @@ impl Engine {
         if self.batches.is_empty() {
             return Err(Error::new(Kind::Internal, "moving data", "the engine lost its buffers earlier"));
         }
-        pipeline::Pipeline::new(&self.disks, &mut *self.backend, &mut self.batches, work, stop).run()
+        let Self { disks, backend, depth, batches } = self;
+        pipeline::Pipeline::new(disks, &mut **backend, (batches, *depth), work, stop).run()
     }
 }
 

@@ -21,8 +21,9 @@ pub(super) struct Pipeline<'a, W: Work> {
     planned: VecDeque<(usize, W::Tag)>,
     /// By slot: planned batches whose reads are complete.
     ready: Vec<Option<Batch>>,
-    /// How many batches the backend has.
+    /// How many batches the backend has, and up to how many it gets further ones to read.
     flying: usize,
+    depth: usize,
     /// By disk: proven, in this run, to be the one that was opened.
     proven: Vec<bool>,
     more: bool,
@@ -32,13 +33,13 @@ impl<'a, W: Work> Pipeline<'a, W> {
     pub(super) fn new(
         disks: &'a Disks,
         backend: &'a mut dyn Backend,
-        free: &'a mut Vec<Batch>,
+        (free, depth): (&'a mut Vec<Batch>, usize),
         work: &'a mut W,
         stop: fn() -> bool,
     ) -> Self {
         let ready = free.iter().map(|_| None).collect();
         let (planned, proven) = (VecDeque::with_capacity(free.len()), vec![false; disks.len()]);
-        Self { disks, backend, work, stop, free, planned, ready, flying: 0, proven, more: true }
+        Self { disks, backend, work, stop, free, planned, ready, flying: 0, depth, proven, more: true }
     }
 
     pub(super) fn run(mut self) -> Result<()> {
@@ -73,9 +74,10 @@ impl<'a, W: Work> Pipeline<'a, W> {
         Ok(true)
     }
 
-    /// Gives every free batch a task.
+    /// Gives free batches a task. The one that was freed last is taken first: it is in the cache.
     fn plan(&mut self) -> Result<()> {
         while self.more
+            && self.flying < self.depth
             && let Some(mut batch) = self.free.pop()
         {
             batch.clear();

@@ -12,7 +12,7 @@ use crate::disk::file::{Access, FileDisk};
 use crate::disk::ram::RamDisk;
 use crate::disk::recorded::{Event, Recorded};
 
-const SHAPE: Shape = Shape { buffer: Bytes(8192), depth: 3 };
+const SHAPE: Shape = Shape { buffer: Bytes(8192), depth: 3, spare: 2 };
 
 /// Copies one disk to another, some parts in two halves, and notes the order.
 struct Copy {
@@ -81,14 +81,15 @@ proptest! {
         len in prop_oneof![0..200_000usize, (0..50usize).prop_map(|n| n * 4096)],
         pages in 1..9u64,
         depth in 1..7usize,
+        spare in 0..4usize,
     ) {
-        let shape = Shape { buffer: Bytes(pages * 4096), depth };
+        let shape = Shape { buffer: Bytes(pages * 4096), depth, spare };
         prop_assert!(copied_files(len, shape, Io::Posix) == (stamped(len), "posix"));
         prop_assert!(copied_files(len, shape, Io::Auto).0 == stamped(len));
     }
 
     #[test]
-    fn twins_are_copied_whole(sectors in 0..200usize, pages in 1..9u64, depth in 1..7usize) {
+    fn twins_are_copied_whole(sectors in 0..200usize, pages in 1..9u64, depth in 1..7usize, spare in 0..4usize) {
         let len = sectors * 512;
         let from = RamDisk::from_bytes("from", stamped(len)).strict(Bytes(512));
         let to = Arc::new(RamDisk::new("to", len).strict(Bytes(512)));
@@ -96,7 +97,7 @@ proptest! {
         let from = disks.add_read(Arc::new(from));
         let id = disks.add_write(to.clone());
         let mut work = Copy::new(from, id, len);
-        let shape = Shape { buffer: Bytes(pages * 4096), depth };
+        let shape = Shape { buffer: Bytes(pages * 4096), depth, spare };
         Engine::new(disks, shape).unwrap().run(&mut work).unwrap();
         prop_assert!(to.contents() == stamped(len));
     }

@@ -298,7 +298,7 @@ fn damaged(disk: &Arc<Overlay>, contents: &Contents, generation: u64) -> Result<
     let mut disks = EngineDisks::default();
     let read: Arc<dyn ReadDisk> = disk.clone();
     let id = disks.add_read(read);
-    let mut engine = Engine::new(disks, Shape { buffer: Bytes(4 * CHUNK), depth: 2 })?;
+    let mut engine = Engine::new(disks, Shape { buffer: Bytes(4 * CHUNK), depth: 2, spare: 1 })?;
     let (range, disk) = (Bytes(0)..view.map.disk, disk.as_ref());
     Reading { view: &view, disk, id, range, key: &key, progress: &Silent }.run(&mut engine, &mut Nowhere)
 }

@@ -241,7 +241,7 @@ pub fn read_generation(disks: &Disks, generation: u64) -> Result<(Vec<u8>, usize
     let key = DigestKey::new(contents.index.secret);
     let mut engine_disks = EngineDisks::default();
     let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
-    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(256 << 10), depth: 2 })?;
+    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(256 << 10), depth: 2, spare: 1 })?;
     let reading = Reading {
         view: &view,
         disk: &disks.dpsr,
@@ -265,7 +265,7 @@ pub fn restore(disks: &Disks, generation: u64, target: Arc<dyn WriteDisk>, spars
     let mut engine_disks = EngineDisks::default();
     let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
     let to = engine_disks.add_write(target.clone());
-    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(64 << 10), depth: 2 })?;
+    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(64 << 10), depth: 2, spare: 1 })?;
     let spared = left_out(&view.map.volumes, view.map.disk);
     let sink = DiskSink::new(target.as_ref(), to, Bytes(0)).sparing(spared);
     let mut sink = if sparse { sink.sparse() } else { sink };

@@ -83,7 +83,7 @@ fn loop_the_engine_copies_between_devices() {
             let target = Arc::new(FileDisk::open(&to.path, Access::Write).unwrap());
             let mut engine = EngineDisks::new();
             let (source, id) = (engine.add_read(Arc::new(source)), engine.add_write(target.clone()));
-            let shape = Shape { buffer: Bytes(65536), depth: 5 };
+            let shape = Shape { buffer: Bytes(65536), depth: 5, spare: 3 };
             Engine::with(engine, shape, io).unwrap().run(&mut Copy(source, id, 0)).unwrap();
             buffer.fill(0);
             read_exact_at(&*target, Bytes(0), &mut buffer).unwrap();
