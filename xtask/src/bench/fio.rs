@@ -2,6 +2,7 @@
 //! The yardstick: the best fio reaches over a sweep of request size and depth. One fixed setting would not
 //! do, since which one is fastest differs between memory and disks by a factor.
 
+use std::fmt;
 use std::process::Command;
 
 use super::rig::Rig;
@@ -32,11 +33,47 @@ impl Pattern {
     }
 }
 
+/// How fio asks: the size of a request, and how many are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    size: &'static str,
+    depth: u32,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.size, self.depth)
+    }
+}
+
+impl Setting {
+    /// Moves `pattern` once; seconds.
+    pub fn run(self, rig: &Rig, pattern: Pattern) -> Result<f64> {
+        let Self { size, depth } = self;
+        let mut fio = Command::new("fio");
+        fio.args(["--output-format=terse", "--terse-version=3"]);
+        let mut job = |name: &str, device: &str, mode: &str| {
+            fio.arg(format!("--name={name}")).arg(format!("--filename={device}")).arg(format!("--rw={mode}"));
+            fio.arg(format!("--bs={size}")).arg(format!("--iodepth={depth}"));
+            // A copy is one only once it is durable.
+            fio.args(["--ioengine=io_uring", "--direct=1", "--end_fsync=1"]);
+        };
+        job("source", rig.source.name(), "read");
+        match pattern {
+            Pattern::Source => {}
+            Pattern::Both => job("destination", rig.peer.name(), "read"),
+            Pattern::Copy => job("destination", rig.peer.name(), "write"),
+        }
+        let jobs = if pattern == Pattern::Source { 1 } else { 2 };
+        slowest(&output(&mut fio)?, jobs, rig.size)
+    }
+}
+
 /// The fastest setting of a sweep.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
     pub seconds: f64,
-    pub setting: String,
+    pub setting: Setting,
 }
 
 /// The bests of one round.
@@ -65,32 +102,14 @@ fn sweep(rig: &Rig, pattern: Pattern) -> Result<Best> {
     let mut best: Option<Best> = None;
     for size in SIZES {
         for depth in DEPTHS {
-            let seconds = once(rig, pattern, size, depth)?;
-            if best.as_ref().is_none_or(|best| seconds < best.seconds) {
-                best = Some(Best { seconds, setting: format!("{size} x {depth}") });
+            let setting = Setting { size, depth };
+            let seconds = setting.run(rig, pattern)?;
+            if best.is_none_or(|best| seconds < best.seconds) {
+                best = Some(Best { seconds, setting });
             }
         }
     }
     best.ok_or_else(|| "fio measured nothing".to_owned())
-}
-
-fn once(rig: &Rig, pattern: Pattern, size: &str, depth: u32) -> Result<f64> {
-    let mut fio = Command::new("fio");
-    fio.args(["--output-format=terse", "--terse-version=3"]);
-    let mut job = |name: &str, device: &str, mode: &str| {
-        fio.arg(format!("--name={name}")).arg(format!("--filename={device}")).arg(format!("--rw={mode}"));
-        fio.arg(format!("--bs={size}")).arg(format!("--iodepth={depth}"));
-        // A copy is one only once it is durable.
-        fio.args(["--ioengine=io_uring", "--direct=1", "--end_fsync=1"]);
-    };
-    job("source", rig.source.name(), "read");
-    match pattern {
-        Pattern::Source => {}
-        Pattern::Both => job("destination", rig.peer.name(), "read"),
-        Pattern::Copy => job("destination", rig.peer.name(), "write"),
-    }
-    let jobs = if pattern == Pattern::Source { 1 } else { 2 };
-    slowest(&output(&mut fio)?, jobs, rig.size)
 }
 
 /// The run time in seconds of the slower of `jobs` jobs, each of which must have moved `size` bytes.

@@ -9,7 +9,7 @@ use super::fio::{Limits, Pattern};
 use super::measured::{self, Cost};
 use super::peers::{PEERS, Peer, Task};
 use super::rig::{self, Loop, Rig};
-use super::table::{Sample, Table};
+use super::table::{Sample, Table, median};
 use crate::Result;
 use crate::data::{self, Noise};
 use crate::dpsr::Dpsr;
@@ -20,8 +20,9 @@ const BAR_READ: f64 = 1.05;
 const BAR_COPY: f64 = 1.10;
 /// The bar for one changed block in a hundred, as a multiple of dpsr's own time when nothing changed.
 const BAR_CHANGED: f64 = 1.10;
-/// Each case counts with the best of so many runs in a round, as fio counts with the best of its sweep.
-const RUNS: usize = 3;
+/// Each case counts with the median of so many runs in a round, and so does fio, with the setting that won its sweep:
+/// on a disk that others use, too, the best of a few runs tells of luck. Odd, so that there is a middle.
+const RUNS: usize = 7;
 
 /// Whether `tool` was asked for; all are when none was named.
 pub fn wants(tools: &[String], tool: &str) -> bool {
@@ -39,7 +40,6 @@ pub struct Bench<'a> {
 /// One dpsr case as the table names it.
 struct Case {
     name: String,
-    limit: Pattern,
     bar: Option<f64>,
     words: &'static [&'static str],
     mode: &'static str,
@@ -66,7 +66,7 @@ impl<'a> Bench<'a> {
         for pattern in [Pattern::Source, Pattern::Both, Pattern::Copy] {
             let best = limits.of(pattern);
             println!("  {}: {:.3} s ({})", pattern.name(), best.seconds, best.setting);
-            table.limit(&self.rig.place, pattern.name(), self.rig.size, best);
+            table.limit(&self.rig.place, pattern.name(), self.rig.size, best.seconds);
         }
         self.dpsr_cases(number, &limits, table)?;
         self.peer_cases(number, &limits, table)
@@ -78,15 +78,17 @@ impl<'a> Bench<'a> {
         }
         let sync: &[&str] = &["sync", "--offline"];
         let compare: &[&str] = &["sync", "--offline", "--compare"];
-        let case = |name, limit, bar, words, mode, changed| Case { name, limit, bar, words, mode, changed };
+        let case = |name, bar, words, mode, changed| Case { name, bar, words, mode, changed };
         let (read, one) = (Some(BAR_READ), self.rig.size / 100);
-        let first = case("first copy".to_owned(), Pattern::Copy, Some(BAR_COPY), sync, "full", 0);
-        self.bests_of(number, [&first], limits, table)?;
-        for (name, limit, words) in [("digest", Pattern::Source, sync), ("compare", Pattern::Both, compare)] {
-            let unchanged = case(["unchanged, ", name].concat(), limit, read, words, name, 0);
-            let changed = case(["1 % changed, ", name].concat(), limit, None, words, name, one);
+        let first = case("first copy".to_owned(), Some(BAR_COPY), sync, "full", 0);
+        self.by_turns(number, Pattern::Copy, [&first], limits, table)?;
+        for (name, pattern, words) in [("digest", Pattern::Source, sync), ("compare", Pattern::Both, compare)]
+        {
+            let unchanged = case(["unchanged, ", name].concat(), read, words, name, 0);
+            let changed = case(["1 % changed, ", name].concat(), None, words, name, one);
             let case = format!("{}, against unchanged", changed.name);
-            let [unchanged, changed] = self.bests_of(number, [&unchanged, &changed], limits, table)?;
+            let [unchanged, changed] =
+                self.by_turns(number, pattern, [&unchanged, &changed], limits, table)?;
             table.add(&self.rig.place, &case, "dpsr", Some(BAR_CHANGED), changed.against(&unchanged));
         }
         Ok(())
@@ -103,31 +105,39 @@ impl<'a> Bench<'a> {
         dpsr.run(&words).map(drop)
     }
 
-    /// The best run of each case. Those that are held against each other run by turns: a disk that others use, too,
-    /// changes its rate within a minute.
-    fn bests_of<const N: usize>(
+    /// The median run of each case, against that of fio. All run by turns, fio with the best setting of its sweep
+    /// included: a disk that others use, too, changes its rate within a minute.
+    fn by_turns<const N: usize>(
         &mut self,
         number: u64,
+        pattern: Pattern,
         cases: [&Case; N],
         limits: &Limits,
         table: &mut Table,
     ) -> Result<[Sample; N]> {
-        let mut bests: [Option<Sample>; N] = [None; N];
+        let mut fio = Vec::new();
+        let mut runs = [(); N].map(|()| Vec::new());
         for run in 0..RUNS {
-            for (best, case) in bests.iter_mut().zip(cases) {
-                let sample = self.dpsr_case(number == 1 && run == 0, case, limits)?;
-                *best = Some(best.map_or(sample, |best| best.quicker(sample)));
+            fio.push(limits.of(pattern).setting.run(self.rig, pattern)?);
+            for (runs, case) in runs.iter_mut().zip(cases) {
+                runs.push(self.dpsr_case(number == 1 && run == 0, case)?);
             }
         }
-        let bests = bests.map(|best| best.expect("there is at least one run"));
-        for (best, case) in bests.iter().zip(cases) {
-            println!("  dpsr, {}: {best}", case.name);
-            table.add(&self.rig.place, &case.name, "dpsr", case.bar, *best);
-        }
-        Ok(bests)
+        let fio = median(fio);
+        println!("  {}, by turns: {fio:.3} s", pattern.name());
+        table.limit(&self.rig.place, &[pattern.name(), ", by turns"].concat(), self.rig.size, fio);
+        let mut samples = runs.iter_mut().zip(cases).map(|(runs, case)| {
+            runs.sort_by(|(one, _), (other, _)| one.seconds.total_cmp(&other.seconds));
+            let (cost, written) = runs[RUNS / 2];
+            let sample = Sample::new(cost, written, self.rig.size, fio);
+            println!("  dpsr, {}: {sample}", case.name);
+            table.add(&self.rig.place, &case.name, "dpsr", case.bar, sample);
+            sample
+        });
+        Ok([(); N].map(|()| samples.next().expect("each case ran")))
     }
 
-    fn dpsr_case(&mut self, check: bool, case: &Case, limits: &Limits) -> Result<Sample> {
+    fn dpsr_case(&mut self, check: bool, case: &Case) -> Result<(Cost, u64)> {
         let dpsr = self.dpsr.as_ref().expect("its cases are only run where it is measured");
         if case.mode == "full" {
             self.pair(dpsr)?;
@@ -151,7 +161,7 @@ impl<'a> Bench<'a> {
         if check {
             dpsr.export_must_equal(json.number("generation")?, &self.rig.source.node, self.rig.size)?;
         }
-        Ok(Sample::new(cost, written, self.rig.size, limits.of(case.limit)))
+        Ok((cost, written))
     }
 
     fn peer_cases(&mut self, number: u64, limits: &Limits, table: &mut Table) -> Result<()> {
@@ -186,16 +196,18 @@ impl<'a> Bench<'a> {
             let what = format!("the copy by {}", peer.tool);
             data::files_must_equal(&what, &destination.node, &source.node, self.rig.size)?;
         }
-        let sample = Sample::new(cost, written, self.rig.size, limits.of(peer.task.limit()));
+        let sample = Sample::new(cost, written, self.rig.size, limits.of(peer.task.limit()).seconds);
         println!("  {}, {}: {sample}", peer.tool, peer.task.case());
         table.add(&self.rig.place, peer.task.case(), peer.tool, None, sample);
         Ok(())
     }
 
-    /// Runs `command` on cold caches; its cost, the bytes it wrote to `target`, what it printed. With
+    /// Runs `command` on cold caches, but for the program itself, which no rate of fio counts either; its cost, the bytes it wrote to `target`, what it printed. With
     /// `flush`, the time includes making the copy durable, which dpsr does itself.
     fn measure(&self, command: &Command, target: &Loop, flush: bool) -> Result<(Cost, u64, String)> {
         rig::drop_caches()?;
+        // Every tool here knows this word; whatever it answers, its pages are in memory now.
+        drop(Command::new(command.get_program()).arg("--version").output());
         let before = target.written()?;
         let (mut cost, printed) = measured::run(command, self.rig.scratch.path())?;
         if flush {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs;
 use std::thread;
 
-use super::fio::Best;
 use super::measured::Cost;
 use crate::data::{GIB, MIB};
 use crate::process::output;
@@ -22,10 +21,10 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// A tool's run over `size` bytes, against the best of the same round.
-    pub fn new(cost: Cost, written: u64, size: u64, best: &Best) -> Self {
+    /// A tool's run over `size` bytes, against `best`, the seconds fio took in the same round.
+    pub fn new(cost: Cost, written: u64, size: u64, best: f64) -> Self {
         Self {
-            ratio: cost.seconds / best.seconds,
+            ratio: cost.seconds / best,
             seconds: cost.seconds,
             gigabytes: size as f64 / 1e9 / cost.seconds,
             cpu_per_gib: Some(cost.cpu_seconds / (size as f64 / GIB as f64)),
@@ -36,11 +35,6 @@ impl Sample {
 }
 
 impl Sample {
-    /// The quicker of two.
-    pub fn quicker(self, other: Self) -> Self {
-        if other.seconds < self.seconds { other } else { self }
-    }
-
     /// The same run, as a multiple of another one.
     pub fn against(self, other: &Self) -> Self {
         Self { ratio: self.seconds / other.seconds, ..self }
@@ -80,11 +74,11 @@ impl Table {
     }
 
     /// Fio's own best: the figure the ratios stand on.
-    pub fn limit(&mut self, place: &str, case: &str, size: u64, best: &Best) {
-        let gigabytes = size as f64 / 1e9 / best.seconds;
+    pub fn limit(&mut self, place: &str, case: &str, size: u64, best: f64) {
+        let gigabytes = size as f64 / 1e9 / best;
         let sample = Sample {
             ratio: 1.0,
-            seconds: best.seconds,
+            seconds: best,
             gigabytes,
             cpu_per_gib: None,
             rss_mib: None,
@@ -172,10 +166,9 @@ mod tests {
     #[test]
     fn rounds_of_one_case_make_one_row() {
         let mut table = Table::default();
-        let best = Best { seconds: 1.0, setting: "1m x 4".to_owned() };
         for seconds in [1.2, 1.0, 1.1] {
             let cost = Cost { seconds, cpu_seconds: 0.2, rss_kib: 2048 };
-            table.add("memory", "first copy", "dpsr", Some(1.15), Sample::new(cost, 1 << 20, 2 << 30, &best));
+            table.add("memory", "first copy", "dpsr", Some(1.15), Sample::new(cost, 1 << 20, 2 << 30, 1.0));
         }
         let text = table.to_string();
         assert_eq!(text.lines().count(), 3, "{text}");
