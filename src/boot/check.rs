@@ -123,8 +123,8 @@ pub fn is_of_generator(finding: &Finding) -> bool {
 /// What makes the system's initramfs images: dpsr has a part for dracut alone.
 pub fn generator(dracut: bool, initramfs_tools: bool) -> Vec<Finding> {
     match (dracut, initramfs_tools) {
-        (true, _) => Vec::new(),
-        (false, true) => vec![Finding::fatal(
+        (true, false) => Vec::new(),
+        (_, true) => vec![Finding::fatal(
             INITRAMFS_TOOLS,
             "'dpsr boot install' lets dracut take its place, once that is confirmed, and 'dpsr boot uninstall' takes \
              it back",
@@ -153,6 +153,62 @@ pub fn counting(kind: &str, on_partition: bool, forgotten: bool) -> Vec<Finding>
         format!("starts that fail are not counted (tries): GRUB cannot write to /boot, which {where_to}"),
         "a filesystem of its own for /boot, ext4 on a partition; or take tries out of the record",
     )]
+}
+
+/// systemd-boot counts starts in its own way, which leads to no other disk.
+pub fn not_counted() -> Option<Finding> {
+    let what = "starts that fail are not counted (tries): GRUB would do that, and systemd-boot has started this system";
+    Some(Finding::known(
+        what,
+        "nothing; the firmware's own menu starts the DPSR disk, or take tries out of the record",
+    ))
+}
+
+/// What is between the root's filesystem and a disk, and is not there by itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// A logical volume: group and name.
+    Volume(String, String),
+    /// What is encrypted: its UUID.
+    Luks(String),
+    /// An array: its UUID.
+    Array(String),
+}
+
+/// What names a LUKS volume: to dracut, and to systemd's generator. (systemd-cryptsetup-generator(8))
+const LUKS: [&str; 6] =
+    ["rd.luks.uuid=", "rd.luks.name=", "rd.luks.partuuid=", "rd.luks.serial=", "luks.uuid=", "luks.name="];
+
+/// dracut starts only what the command line names, in an image that was not made for this machine alone.
+/// (dracut.cmdline(7))
+pub fn assembled(text: &str, layers: &[Layer]) -> Vec<Finding> {
+    let words = line::words(text);
+    let on = ["rd.auto", "rd.auto=1", "rd.auto=yes", "rd.auto=on", "rd.auto=true"];
+    if words.iter().any(|word| on.contains(&word.as_str())) {
+        return Vec::new();
+    }
+    let unnamed = layers.iter().filter_map(|layer| {
+        let (names, what, word): (&[&str], _, _) = match layer {
+            Layer::Volume(group, name) => {
+                (&["rd.lvm.lv=", "rd.lvm.vg="], format!("the logical volume {group}/{name}"), format!("rd.lvm.lv={group}/{name}"))
+            }
+            Layer::Luks(uuid) => {
+                (&LUKS, format!("the LUKS volume {uuid}"), format!("rd.luks.uuid={uuid}"))
+            }
+            Layer::Array(uuid) => (&["rd.md.uuid="], format!("the array {uuid}"), format!("rd.md.uuid={uuid}")),
+        };
+        let named = words.iter().any(|word| names.iter().any(|name| word.starts_with(name)));
+        (!named).then(|| {
+            let what = format!(
+                "the root needs {what}, which dracut starts only where the kernel's command line names it"
+            );
+            Finding::fatal(
+                what,
+                format!("add {word} to it (GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub; with systemd-boot /etc/kernel/cmdline), and restart"),
+            )
+        })
+    });
+    unnamed.collect()
 }
 
 /// What the root stands on: the type of its filesystem, and the disks below it besides the primary.
@@ -204,7 +260,8 @@ mod tests {
 
     #[test]
     fn what_makes_an_initramfs_is_named() {
-        assert_eq!(generator(true, true), []);
+        assert_eq!(generator(true, false), []);
+        assert_eq!(generator(true, true), generator(false, true));
         let told = told([generator(false, true), generator(false, false)].concat());
         assert!(told.contains("'dpsr boot install' lets dracut take its place"), "{told}");
         assert!(told.contains("FATAL there is no dracut"), "{told}");
@@ -218,6 +275,22 @@ mod tests {
         let told = told([counting("btrfs", true, true), counting("ext4", false, true)].concat());
         assert!(told.starts_with("known starts that fail are not counted"), "{told}");
         assert!(told.contains("is btrfs") && told.contains("does not lie on a partition"), "{told}");
+    }
+
+    #[test]
+    fn what_dracut_would_not_start_is_named() {
+        let layers = [
+            Layer::Volume("vg".to_owned(), "root".to_owned()),
+            Layer::Luks("1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05".to_owned()),
+            Layer::Array("1d3f6bb6:5d3c4a5e:9a0b0c5e:5d2f7a08".to_owned()),
+        ];
+        for line in ["rd.auto ro", "rd.auto=1", "rd.lvm.vg=vg luks.name=1=x rd.md.uuid=2"] {
+            assert_eq!(assembled(line, &layers), [], "{line}");
+        }
+        insta::assert_snapshot!(told(assembled(
+            "root=/dev/mapper/vg-root ro rd.auto=0 rd.lvm.conf=0",
+            &layers
+        )));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What UEFI starts from the DPSR disk: the distribution's own signed chain where it is installed, so that
-//! Secure Boot stays on; else an image of GRUB made here.
+//! What UEFI starts from the DPSR disk: [systemd-boot](super::sdboot) where that has started the system; else the
+//! distribution's own signed GRUB where it is installed, so that Secure Boot stays on; else one that is made here.
 //!
 //! shim's fallback program (fbx64.efi) is never copied: shim would start it from `\EFI\BOOT`, and it rewrites
 //! the boot order and resets the machine. (shim's `README.fallback`)
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::fat::{VolumeId, path_text};
 use super::grub::early;
+use super::sdboot;
 use crate::error::{Error, Kind, Result};
 use crate::mount::tool;
 
@@ -44,6 +45,12 @@ const NEEDED: [&str; 16] = [
     "reboot",
 ];
 
+/// What says so.
+const SECURE_BOOT: &str = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// What shim starts, on the ESP.
+pub const BEHIND_SHIM: &str = "EFI/BOOT/grubx64.efi";
+
 /// The loader's files on an ESP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loader {
@@ -54,10 +61,29 @@ pub struct Loader {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// The loader that leads to the menu on `esp`; `None` where GRUB for UEFI is not installed below `root`.
+/// The loader that leads to the menu on `esp`; `None` where none for UEFI is installed below `root`.
 pub fn loader(root: &Path, esp: VolumeId) -> Result<Option<Loader>> {
+    if sdboot::is_used(root)
+        && let Some(loader) = sdboot::loader(root)
+        && (loader.signed || !has_secure_boot(root))
+    {
+        return Ok(Some(loader));
+    }
     let signed = CHAINS.iter().find_map(|chain| signed(root, chain, esp));
-    signed.map_or_else(|| made(root, esp), |loader| Ok(Some(loader)))
+    let grub = signed.map_or_else(|| made(root, esp), |loader| Ok(Some(loader)))?;
+    Ok(grub.or_else(|| sdboot::loader(root)))
+}
+
+/// Whether the firmware starts only what is signed: attributes, then one byte. (UEFI 2.10, 3.3)
+fn has_secure_boot(root: &Path) -> bool {
+    fs::read(root.join(SECURE_BOOT)).is_ok_and(|value| value.get(4) == Some(&1))
+}
+
+impl Loader {
+    /// Whether its menu is that of systemd-boot.
+    pub fn is_systemd_boot(&self) -> bool {
+        self.files.iter().any(|(path, _)| path.starts_with(sdboot::FOLDER))
+    }
 }
 
 /// The signed chain. shim starts `grubx64.efi` beside it, and that reads `grub.cfg` in the directory that was
@@ -72,7 +98,7 @@ fn signed(root: &Path, chain: &[&str; 3], esp: VolumeId) -> Option<Loader> {
     let mut files = vec![("EFI/BOOT/grub.cfg".to_owned(), config.clone())];
     files.extend(built_in(&grub).map(|folder| (format!("EFI/{folder}/grub.cfg"), config)));
     files.extend(mok.ok().map(|mok| ("EFI/BOOT/mmx64.efi".to_owned(), mok)));
-    files.push(("EFI/BOOT/grubx64.efi".to_owned(), grub));
+    files.push((BEHIND_SHIM.to_owned(), grub));
     files.push(("EFI/BOOT/BOOTX64.EFI".to_owned(), shim));
     Some(Loader { signed: true, files })
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the checks need to know of the running system.
 
+use super::check::Layer;
 use crate::pair::chain::{chain_of_node, running_root_chain};
 use crate::pair::mounts::mounts;
 use crate::pair::probe::Probe;
+use crate::pair::serial::named_array;
 use crate::pair::sysfs::{BlockNode, Roots};
 use crate::units::{Bytes, SECTOR};
 
@@ -39,6 +41,36 @@ pub fn other_disks(roots: &Roots, primary: &Probe) -> Vec<String> {
     others.map(|node| node.name.clone()).collect()
 }
 
+/// What is between the root's filesystem and its disks, dpsr's own aside.
+pub fn layers(roots: &Roots) -> Vec<Layer> {
+    let mut layers: Vec<_> = running_root_chain(roots).iter().filter_map(|node| layer(roots, node)).collect();
+    layers.sort();
+    layers.dedup();
+    layers
+}
+
+fn layer(roots: &Roots, node: &BlockNode) -> Option<Layer> {
+    if node.name.starts_with("md") && node.partition().is_none() {
+        let probe = Probe::open(roots, &node.path()).ok()?;
+        return named_array(probe.wwn.as_deref()).map(Layer::Array);
+    }
+    let (uuid, name) = (node.attr("dm/uuid")?, node.attr("dm/name")?);
+    // Those of group and volume. What is part of a volume has more behind them.
+    if uuid.starts_with("LVM-") && uuid.len() == "LVM-".len() + 64 {
+        return volume_of(&name).map(|(group, name)| Layer::Volume(group, name));
+    }
+    // `CRYPT-LUKS2-`, 32 digits, the name.
+    let digits = uuid.strip_prefix("CRYPT-LUKS")?.get(2..34)?;
+    uuid::Uuid::try_parse(digits).ok().map(|uuid| Layer::Luks(uuid.to_string()))
+}
+
+/// Group and volume of a name of device-mapper: a dash between them, those inside doubled.
+fn volume_of(name: &str) -> Option<(String, String)> {
+    let marked = name.replace("--", "\0");
+    let (group, volume) = marked.split_once('-')?;
+    Some((group.replace('\0', "-"), volume.replace('\0', "-")))
+}
+
 /// Whether what fstab(5) calls `source` is in the copy; `None` where it is not there now. `left_out` are the
 /// beginnings of the partitions of the primary that are not copied.
 pub fn is_copied(roots: &Roots, primary: &Probe, left_out: &[Bytes], source: &str) -> Option<bool> {
@@ -60,4 +92,17 @@ pub fn is_copied(roots: &Roots, primary: &Probe, left_out: &[Bytes], source: &st
     };
     let on_primary = below.iter().any(|node| Some(node.number) == primary.number);
     Some(on_primary && !below.iter().any(is_left_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_and_its_group() {
+        let both = |name| volume_of(name).map(|(group, volume)| format!("{group}/{volume}"));
+        assert_eq!(both("vg-root").as_deref(), Some("vg/root"));
+        assert_eq!(both("my--vg-root--1").as_deref(), Some("my-vg/root-1"));
+        assert_eq!(both("luks"), None);
+    }
 }

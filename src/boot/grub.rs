@@ -9,7 +9,7 @@ use crate::units::Generation;
 pub const MENU: &str = "dpsr/grub.cfg";
 
 /// More than fit on a screen help nobody; all others can be named: `dpsr.generation=N`.
-const SHOWN: usize = 100;
+pub const SHOWN: usize = 100;
 
 /// What a menu offers.
 #[derive(Clone, Debug, PartialEq, Eq)]

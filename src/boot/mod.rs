@@ -2,8 +2,8 @@
 //! The DPSR disk boots by itself: boot loader, kernel and initramfs on its ESP, kept in step with the system.
 //!
 //! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
-//!   ([`grub`]).
-//! * What GRUB starts is a [`set`]: kernel, initramfs, records of the pairs.
+//!   ([`grub`]); or, by UEFI, systemd-boot ([`sdboot`]), where that has started the system.
+//! * What they start is a [`set`]: kernel, initramfs, records of the pairs.
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
 //!
@@ -26,6 +26,7 @@ mod line;
 mod nvram;
 mod place;
 mod report;
+mod sdboot;
 mod set;
 pub mod switch;
 
@@ -40,6 +41,7 @@ use crate::failover;
 use crate::failover::decide::is_newer;
 use crate::open::{self, OpenStore, now};
 use crate::status::status;
+use crate::units::Generation;
 
 pub use check::Finding;
 use esp::{Access, Esp};
@@ -130,13 +132,20 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     // The claim on the whole disk would keep its partition from being mounted.
     drop(store);
     let store = open::store(dir, Some(&config.name))?;
+    if store.dpsr.store.esp.is_none() {
+        return switched_back(dir);
+    }
     let Some(esp) = Esp::mount(&store, Access::Write)? else { return switched_back(dir) };
     let flushed = |top: &Path| {
         place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
     };
     // The menu first: a disk without it starts nothing, whatever else is still there.
     place::remove(esp.path(), grub::MENU)?;
-    flushed(&esp.path().join("dpsr"))?;
+    place::remove(esp.path(), sdboot::FOLDER)?;
+    let folder = esp.path().join("dpsr");
+    if folder.is_dir() {
+        flushed(&folder)?;
+    }
     for path in ["EFI", "dpsr", card::NAME] {
         place::remove(esp.path(), path)?;
     }
@@ -148,9 +157,9 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     switched_back(dir)
 }
 
-/// The initramfs of the primary wraps it as long as any pair boots.
+/// Where another pair boots, or nobody knows whether it does, dracut goes on making the images.
 fn switched_back(dir: &Path) -> Result<bool> {
-    let boots = |name: &String| config::load(dir, name).is_ok_and(|config| config.boot);
+    let boots = |name: &String| config::load(dir, name).map_or(true, |config| config.boot);
     if config::list(dir)?.iter().any(boots) { Ok(false) } else { switch::undo(root()) }
 }
 
@@ -161,7 +170,8 @@ fn switched_back(dir: &Path) -> Result<bool> {
 /// `Refused` where something else is in the way, too, or the switch cannot be made.
 pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
     let config = config::choose(dir, name)?;
-    if switch::has_dracut(root()) || !switch::has_initramfs_tools(root()) {
+    switch::refuse_unfinished(root())?;
+    if !switch::has_initramfs_tools(root()) {
         return Ok(None);
     }
     let mut findings = report::findings(&config)?;
@@ -173,7 +183,18 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
             .left("nothing was changed")
             .next("go back to a disk first: 'dpsr failback'"));
     }
+    // What would be refused afterwards must not have changed the machine.
+    let store = open::store(dir, Some(&config.name))?;
+    if store.dpsr.store.esp.is_none() {
+        return Err(esp::none(&store));
+    }
     switch::planned().map(Some)
+}
+
+/// Makes the switch that was shown.
+pub fn make_switch(switch: &Switch) -> Result<()> {
+    let _alone = alone()?;
+    switch.act(root())
 }
 
 /// Makes the filesystem of the ESP, if dpsr did not make it before. Whether it did now.
@@ -205,14 +226,28 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
         Ok(())
     };
     let loader = efi::loader(root(), esp.id)?;
+    let shown = Shown::of(&store, &wanted)?;
+    let entries = match &loader {
+        Some(loader) if loader.is_systemd_boot() => sdboot::entries(&shown.menu()),
+        // It is not installed any more, but still on the ESP.
+        None if sdboot::is_on(esp.path()) => sdboot::entries(&shown.menu()),
+        _ => Vec::new(),
+    };
+    // Before the loader that reads them: another one, which is there until then, does not.
+    entries.iter().try_for_each(|(path, text)| settle(path, text.as_bytes()))?;
     for (path, content) in loader.iter().flat_map(|loader| &loader.files) {
         settle(path, content)?;
     }
-    settle(grub::MENU, menu(&store, &wanted)?.as_bytes())?;
+    settle(grub::MENU, grub::menu(&shown.menu()).as_bytes())?;
     // The card says nothing of syncs that failed.
     let card = card::card(&store.config, &store.dpsr.store, &status(&store, Path::new(""), now()));
     settle(card::NAME, card.as_bytes())?;
+    if loader.as_ref().is_some_and(|loader| !loader.signed) {
+        // It is what shim started, and shim is not there any more.
+        place::remove(esp.path(), efi::BEHIND_SHIM)?;
+    }
     updated.uefi_signed = loader.map(|loader| loader.signed);
+    sdboot::remove_others(esp.path(), &entries)?;
     set::remove_others(esp.path(), &wanted.name)?;
     if nvram::is_there(root()) && updated.uefi_signed.is_some() {
         match in_firmware(&store, &esp) {
@@ -225,16 +260,36 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     Ok(updated)
 }
 
-/// The menu that belongs on the ESP of a pair.
-fn menu(store: &OpenStore, wanted: &set::Wanted) -> Result<String> {
-    let line = command_line()?;
-    let (words, serial) = (line::cleaned(&line), line::serial(&line));
-    let current = store.contents.current();
-    let older = store.contents.index.generations.iter().rev().filter(|one| Some(one.generation) < current);
-    let older: Vec<_> = older.map(|record| (record.generation, record.time)).collect();
-    let (pair, folder) = (&store.config.name, &wanted.folder());
-    let complete = current.is_some();
-    Ok(grub::menu(&grub::Menu { pair, folder, words: &words, complete, older: &older, serial }))
+/// What the menu on the ESP of a pair offers.
+struct Shown {
+    pair: String,
+    folder: String,
+    words: Vec<String>,
+    complete: bool,
+    older: Vec<(Generation, u64)>,
+    serial: Option<(u32, u32)>,
+}
+
+impl Shown {
+    fn of(store: &OpenStore, wanted: &set::Wanted) -> Result<Self> {
+        let line = command_line()?;
+        let current = store.contents.current();
+        let older = store.contents.index.generations.iter().rev();
+        let older = older.filter(|one| Some(one.generation) < current);
+        Ok(Self {
+            pair: store.config.name.clone(),
+            folder: wanted.folder(),
+            words: line::cleaned(&line),
+            complete: current.is_some(),
+            older: older.map(|record| (record.generation, record.time)).collect(),
+            serial: line::serial(&line),
+        })
+    }
+
+    fn menu(&self) -> grub::Menu<'_> {
+        let Self { pair, folder, words, complete, older, serial } = self;
+        grub::Menu { pair, folder, words, complete: *complete, older, serial: *serial }
+    }
 }
 
 /// The entry in the firmware's list. Whether it was written.

@@ -8,9 +8,12 @@ use serde::Serialize;
 
 use super::check::{self, Finding};
 use super::esp::{Access, Esp};
-use super::{alone, bios, command_line, efi, facts, grub, menu, preferred_kernel, root, set, switch};
+use super::{
+    Shown, alone, bios, command_line, efi, facts, grub, preferred_kernel, root, sdboot, set, switch,
+};
 use crate::config::{self, PairConfig};
 use crate::error::Result;
+use crate::failover;
 use crate::open;
 use crate::pair::chain::running_root_chain;
 use crate::pair::open::{PrimaryUse, open_primary};
@@ -77,7 +80,10 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
             .all(|(path, content)| fs::read(top.join(path)).is_ok_and(|found| found == *content))
     };
     let started = top.join("EFI/BOOT/BOOTX64.EFI").is_file();
-    let signed = top.join("EFI/BOOT/grubx64.efi").is_file();
+    let signed = match &loader {
+        Some(loader) if stands(loader) => loader.signed,
+        _ => top.join(efi::BEHIND_SHIM).is_file(),
+    };
     report.uefi = started.then_some(if signed { "signed" } else { "unsigned" });
     let wanted = match set::Wanted::of(root(), &preferred_kernel(), dir) {
         Ok(wanted) => wanted,
@@ -86,8 +92,12 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
             return Ok(report);
         }
     };
-    let menu = menu(&store, &wanted)?;
-    let menu_stands = fs::read(top.join(grub::MENU)).is_ok_and(|found| found == menu.into_bytes());
+    let shown = Shown::of(&store, &wanted)?;
+    let menu = grub::menu(&shown.menu());
+    let mut menu_stands = fs::read(top.join(grub::MENU)).is_ok_and(|found| found == menu.into_bytes());
+    if loader.as_ref().is_some_and(efi::Loader::is_systemd_boot) {
+        menu_stands &= sdboot::stands(top, &sdboot::entries(&shown.menu()));
+    }
     report.current = config.boot && menu_stands && wanted.is_on(top) && loader.as_ref().is_none_or(stands);
     Ok(report)
 }
@@ -95,11 +105,20 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
 /// What is in the way of a boot without the primary, as far as the running system tells.
 pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     let roots = Roots::default();
-    let primary = open_primary(&roots, config, PrimaryUse::Live)?;
-    let mut found = in_the_way(&roots, &primary.probe, &left_out(&open::volumes_of(config, &primary.table)))?;
+    let mut found = if failover::is_under_way() {
+        // What is mounted lies on the copy by now, and the primary may be gone.
+        in_the_way(&roots, None)?
+    } else {
+        let primary = open_primary(&roots, config, PrimaryUse::Live)?;
+        let left_out = left_out(&open::volumes_of(config, &primary.table));
+        in_the_way(&roots, Some((&primary.probe, &left_out)))?
+    };
     if config.failover.tries.is_some() {
         let (kind, on_partition) = facts::boot_place(&roots);
-        found.extend(check::counting(&kind, on_partition, root().join(COUNTED).exists()));
+        match sdboot::is_used(root()) {
+            true => found.extend(check::not_counted()),
+            false => found.extend(check::counting(&kind, on_partition, root().join(COUNTED).exists())),
+        }
     }
     Ok(found)
 }
@@ -107,7 +126,7 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
 /// The same for a primary that is not paired yet; nothing, where the running system is not on it.
 pub fn expected(roots: &Roots, primary: &Probe, volumes: &Volumes) -> Result<Vec<Finding>> {
     match running_root_chain(roots).iter().any(|node| Some(node.number) == primary.number) {
-        true => in_the_way(roots, primary, &left_out(volumes)),
+        true => in_the_way(roots, Some((primary, &left_out(volumes)))),
         false => Ok(Vec::new()),
     }
 }
@@ -118,14 +137,17 @@ fn left_out(volumes: &Volumes) -> Vec<Bytes> {
     left_out.map(|volume| volume.range.start).collect()
 }
 
-fn in_the_way(roots: &Roots, primary: &Probe, left_out: &[Bytes]) -> Result<Vec<Finding>> {
+/// `primary`: the disk, and where the partitions of it begin that are not copied.
+fn in_the_way(roots: &Roots, primary: Option<(&Probe, &[Bytes])>) -> Result<Vec<Finding>> {
     let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
     let mut found = check::command_line(&command_line()?);
     found.extend(check::fstab(&read("etc/fstab"), |source| {
-        facts::is_copied(roots, primary, left_out, source)
+        primary.and_then(|(primary, left_out)| facts::is_copied(roots, primary, left_out, source))
     }));
     found.extend(check::crypttab(&read("etc/crypttab")));
-    found.extend(check::stack(&facts::root_kind(roots), &facts::other_disks(roots, primary)));
+    found.extend(check::assembled(&command_line()?, &facts::layers(roots)));
+    let others = primary.map(|(primary, _)| facts::other_disks(roots, primary)).unwrap_or_default();
+    found.extend(check::stack(&facts::root_kind(roots), &others));
     found.extend(check::generator(switch::has_dracut(root()), switch::has_initramfs_tools(root())));
     Ok(found)
 }

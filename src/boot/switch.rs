@@ -4,17 +4,19 @@
 //! Before anything changes, the images there are are kept, and the names of the packages that go. Whatever happens then,
 //! the machine has an image for each kernel that boots it: one that dracut made, with dpsr in it, or the one from before.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::place;
 use crate::error::{Error, Kind, Result};
 use crate::mount::tool;
 use crate::open::now;
+use crate::units::Bytes;
 
 /// What there is to type before the switch is made.
 pub const CONFIRM: &str = "dracut";
@@ -24,6 +26,15 @@ const KEPT: &str = "var/lib/dpsr/initramfs-tools";
 
 /// The names of the packages, there: written last, so that a directory with it has everything.
 const PACKAGES: &str = "packages";
+
+/// The names of those that came, and were not there before.
+const NEW: &str = "new";
+
+/// There once the switch is made.
+const DONE: &str = "done";
+
+/// What tells others of a new image: systemd-boot has copies of them.
+const HOOKS: &str = "etc/initramfs/post-update.d";
 
 /// How apt-get(8) is to go about it: it waits for who else installs something, and keeps what somebody configured.
 const APT: [&str; 5] = [
@@ -42,18 +53,39 @@ const IMAGE: Duration = Duration::from_secs(1800);
 pub struct Switch {
     /// The packages that come, dracut among them.
     pub installed: Vec<String>,
+    /// Those of them that are there in another version.
+    pub exchanged: Vec<String>,
     /// The packages that go, initramfs-tools among them.
     pub removed: Vec<String>,
 }
 
-/// Whether there is dracut.
+/// Whether dracut makes the images.
 pub fn has_dracut(root: &Path) -> bool {
-    ["usr/bin/dracut", "usr/sbin/dracut"].iter().any(|path| root.join(path).exists())
+    let there = ["usr/bin/dracut", "usr/sbin/dracut"].iter().any(|path| root.join(path).exists());
+    there && !has_initramfs_tools(root)
 }
 
-/// Whether there is initramfs-tools.
+/// Whether initramfs-tools makes them: a dracut beside it makes none by itself.
 pub fn has_initramfs_tools(root: &Path) -> bool {
-    root.join("usr/share/initramfs-tools/init").exists()
+    let status = fs::read(root.join("var/lib/dpkg/status")).unwrap_or_default();
+    String::from_utf8_lossy(&status).split("\n\n").any(|package| {
+        let mut lines = package.trim_start().lines();
+        let named = lines.next() == Some("Package: initramfs-tools");
+        named && lines.any(|line| line.starts_with("Status: ") && line.ends_with(" ok installed"))
+    })
+}
+
+/// Refuses where a switch was begun and not ended.
+pub fn refuse_unfinished(root: &Path) -> Result<()> {
+    let kept = root.join(KEPT);
+    let Some(begun) = changed(&kept.join(PACKAGES)) else { return Ok(()) };
+    let made = || has_dracut(root) && images(root).iter().all(|image| image.is_of_dracut(root, begun));
+    if kept.join(DONE).exists() || made() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "switching to dracut", "an earlier switch was cut off in the middle")
+        .left(format!("the images from before it are in /{KEPT}"))
+        .next("'dpsr boot uninstall' takes it back; then again"))
 }
 
 /// What the package manager would do; nothing is changed.
@@ -84,69 +116,115 @@ fn simulated(packages: &[&str]) -> Result<Switch> {
 impl Switch {
     /// Reads what apt-get(8) simulates: `Inst NAME [old version] (new one)`, `Remv NAME [version]`.
     fn of(told: &str) -> Self {
-        let named = |word: &str| {
-            let lines = told.lines().filter_map(|line| line.strip_prefix(word)?.split_whitespace().next());
-            lines.map(str::to_owned).collect()
+        let named = |beginning: &str, also: &str| {
+            let lines = told.lines().filter_map(|line| line.strip_prefix(beginning)?.split_once(' '));
+            lines.filter(|(_, rest)| rest.starts_with(also)).map(|(name, _)| name.to_owned()).collect()
         };
-        Self { installed: named("Inst "), removed: named("Remv ") }
+        Self { installed: named("Inst ", ""), exchanged: named("Inst ", "["), removed: named("Remv ", "") }
     }
 
     /// Makes the switch. On an error the machine is as before, or the error says what is not.
     pub fn act(&self, root: &Path) -> Result<()> {
-        let images = images(root)?;
-        keep(root, &images, &self.removed)?;
+        if !has_initramfs_tools(root) {
+            return Err(refused("initramfs-tools does not make the images any more"));
+        }
+        let images = images(root);
+        check_room(root, &images)?;
+        let mut new = self.installed.clone();
+        new.retain(|name| !self.exchanged.contains(name));
+        keep(root, &images, &self.removed, &new)?;
         let begun = now();
         let made = install(&["dracut"]).and_then(|()| {
+            // Some of its packages make only the image of the newest kernel by themselves.
+            for image in images.iter().filter(|image| !image.is_of_dracut(root, begun)) {
+                let file = image.file.display().to_string();
+                tool::run_within(IMAGE, "dracut", "dracut", &["--quiet", "--force", &file, &image.kernel])?;
+            }
             let missing = images.iter().find(|image| !image.is_of_dracut(root, begun));
             missing.map_or(Ok(()), |image| {
                 Err(refused(format!("dracut made no image with dpsr in it for kernel {}", image.kernel)))
             })
         });
+        let made = made.and_then(|()| {
+            images.iter().for_each(|image| image.tell(root));
+            written(&root.join(KEPT), DONE, "").map_err(|error| refused(error.to_string()))
+        });
         let Err(error) = made else { return Ok(()) };
         let error = Error::new(Kind::Internal, "switching to dracut", error.cause());
-        Err(match undo(root) {
-            Ok(_) => error.left("everything is as it was before"),
+        Err(match as_before(root, &self.removed) {
+            Ok(()) => error.left("everything is as it was before"),
             Err(undoing) => error
-                .left(format!("{undoing}; the images from before are in /{KEPT}"))
-                .next("copy those back to /boot before the machine is restarted"),
+                .left(format!("taking it back: {undoing}; the images from before are in /{KEPT}"))
+                .next("copy those to /boot before the machine is restarted"),
         })
     }
+}
+
+/// After a switch that failed: the packages from before, and the images from before.
+fn as_before(root: &Path, packages: &[String]) -> Result<()> {
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    let installed = if has_initramfs_tools(root) { Ok(()) } else { install(&packages) };
+    put_back(root, |_| true).map_err(|error| Error::device("putting back", "/boot", &error))?;
+    installed?;
+    forget(root)
 }
 
 /// Gives initramfs-tools its place back, if a switch was made; the image of each kernel is one of its own again. Whether
 /// there was anything to do.
 pub fn undo(root: &Path) -> Result<bool> {
-    let kept = root.join(KEPT);
-    let Ok(packages) = fs::read_to_string(kept.join(PACKAGES)) else { return Ok(false) };
-    let begun = now();
-    if let Err(error) = installed_again(root, &packages.lines().collect::<Vec<_>>(), begun) {
-        let put_back = put_back(root).map_or_else(
-            |error| error.to_string(),
-            |kernels| {
-                format!("the initramfs images of {} are those from before the switch", kernels.join(", "))
-            },
-        );
+    let Ok(packages) = fs::read_to_string(root.join(KEPT).join(PACKAGES)) else { return Ok(false) };
+    let made = installed_again(root, &packages.lines().collect::<Vec<_>>());
+    if let Err(error) = made {
+        // Dracut's are newer than those from before, and boot as well.
+        let left = match put_back(root, |image| !image.file.exists()) {
+            Ok(()) => "each kernel has the initramfs it had, or the one from before the switch".to_owned(),
+            Err(error) => format!("the images from before the switch are in /{KEPT}: {error}"),
+        };
+        let again = packages.replace('\n', " ");
         return Err(Error::new(Kind::Internal, "giving initramfs-tools its place back", error.cause())
-            .left(put_back)
+            .left(left)
             .next(format!(
-                "apt-get install {}, then 'dpsr boot uninstall' again",
-                packages.replace('\n', " ").trim()
+                "see that apt-get install {} works; then 'dpsr boot uninstall' again",
+                again.trim()
             )));
     }
-    let removed = fs::remove_dir_all(&kept);
-    removed.map_err(|error| Error::device("removing", kept.display().to_string(), &error))?;
-    Ok(true)
+    forget(root).map(|()| true)
 }
 
-fn installed_again(root: &Path, packages: &[&str], begun: u64) -> Result<()> {
+fn installed_again(root: &Path, packages: &[&str]) -> Result<()> {
+    // What was cut off comes to an end first, which may make images by dracut.
+    tool::run_to_its_end("dpkg", "dpkg", &["--configure", "-a"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    let begun = now();
     simulated(packages)?;
     install(packages)?;
-    // It makes only the image of the newest kernel by itself.
-    for image in images(root)?.iter().filter(|image| !image.is_newer(begun)) {
-        let words = ["-u", "-k", &image.kernel];
-        tool::run_within(IMAGE, "update-initramfs", "initramfs-tools", &words)?;
+    for image in kernels(root) {
+        // It makes only the image of the newest kernel by itself.
+        if !image.is_newer(begun) {
+            let verb = if image.file.exists() { "-u" } else { "-c" };
+            let words = [verb, "-k", &image.kernel];
+            tool::run_within(IMAGE, "update-initramfs", "initramfs-tools", &words)?;
+        }
+        if !image.is_newer(begun) {
+            let why = format!("update-initramfs made no image for kernel {}", image.kernel);
+            return Err(Error::new(Kind::Internal, "making an initramfs", why));
+        }
     }
+    purged(root);
     Ok(())
+}
+
+/// Takes away what came with the switch: dracut's hook would go on making an image of each new kernel.
+fn purged(root: &Path) {
+    let new = fs::read_to_string(root.join(KEPT).join(NEW)).unwrap_or_default();
+    let new: Vec<&str> = new.lines().collect();
+    if new.is_empty() {
+        return;
+    }
+    let words = [&APT[..], &["purge"], &new[..]].concat();
+    if let Err(error) = tool::run_to_its_end("apt-get", "apt", &words) {
+        tracing::warn!("{error}, ignoring: these packages are not needed any more: {}", new.join(" "));
+    }
 }
 
 fn install(packages: &[&str]) -> Result<()> {
@@ -161,10 +239,6 @@ struct Image {
 }
 
 impl Image {
-    fn of(root: &Path, kernel: &str) -> Self {
-        Self { kernel: kernel.to_owned(), file: root.join("boot").join(format!("initrd.img-{kernel}")) }
-    }
-
     fn is_newer(&self, since: u64) -> bool {
         changed(&self.file) >= Some(since)
     }
@@ -174,6 +248,27 @@ impl Image {
         self.is_newer(since)
             && changed(&root.join("var/lib/dpsr/initramfs").join(&self.kernel)) >= Some(since)
     }
+
+    /// Where it is kept.
+    fn kept(&self, root: &Path) -> PathBuf {
+        root.join(KEPT).join(format!("initrd.img-{}", self.kernel))
+    }
+
+    /// Tells those who have copies of it that it is a new one.
+    fn tell(&self, root: &Path) {
+        let hooks = root.join(HOOKS);
+        if !hooks.is_dir() {
+            return;
+        }
+        let (kernel, file) = (format!("--arg={}", self.kernel), format!("--arg={}", self.file.display()));
+        let folder = hooks.display().to_string();
+        let words = [kernel.as_str(), file.as_str(), folder.as_str()];
+        if let Err(error) = tool::run_within(IMAGE, "run-parts", "debianutils", &words) {
+            tracing::warn!(
+                "{error}, ignoring: a boot loader with a copy of the initramfs may have the old one"
+            );
+        }
+    }
 }
 
 /// When a file was changed last, in seconds since 1970.
@@ -182,52 +277,101 @@ fn changed(file: &Path) -> Option<u64> {
 }
 
 /// Those of all kernels that have one.
-fn images(root: &Path) -> Result<Vec<Image>> {
+fn images(root: &Path) -> Vec<Image> {
+    let mut images = kernels(root);
+    images.retain(|image| image.file.is_file());
+    images
+}
+
+/// Those of all kernels that have one, or had one before the switch.
+fn kernels(root: &Path) -> Vec<Image> {
     let folders = fs::read_dir(root.join("usr/lib/modules")).into_iter().flatten().flatten();
-    let names = folders.filter_map(|folder| folder.file_name().into_string().ok());
-    let mut images: Vec<_> =
-        names.map(|name| Image::of(root, &name)).filter(|image| image.file.is_file()).collect();
-    images.sort_by(|a, b| a.kernel.cmp(&b.kernel));
-    match images[..] {
-        [] => Err(refused("there is no kernel with an initramfs in /boot")),
-        _ => Ok(images),
+    let names: BTreeSet<String> =
+        folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
+    let image =
+        |kernel: String| Image { file: root.join("boot").join(format!("initrd.img-{kernel}")), kernel };
+    let mut images: Vec<_> = names.into_iter().map(image).collect();
+    let is_there = |image: &Image| {
+        ["vmlinuz", "vmlinux"].iter().any(|it| root.join(format!("boot/{it}-{}", image.kernel)).exists())
+    };
+    images.retain(|image| is_there(image) && (image.file.is_file() || image.kept(root).is_file()));
+    images
+}
+
+/// A new image is written beside the old one, by whoever makes it.
+fn check_room(root: &Path, images: &[Image]) -> Result<()> {
+    let size = |image: &Image| fs::metadata(&image.file).map_or(0, |meta| meta.len());
+    let Some(largest) = images.iter().map(size).max() else {
+        return Err(refused("there is no kernel with an initramfs in /boot"));
+    };
+    let boot = root.join("boot");
+    let room =
+        nix::sys::statvfs::statvfs(&boot).map_err(|error| refused(format!("looking at /boot: {error}")))?;
+    let (free, needed) = (Bytes(room.blocks_available() * room.fragment_size()), Bytes(2 * largest));
+    if free >= needed {
+        return Ok(());
     }
+    Err(refused(format!("{free} are free in /boot, and new images take up to {needed} beside the old ones"))
+        .next("remove kernels that are not needed any more, then again"))
 }
 
 /// Keeps what [`undo`] needs.
-fn keep(root: &Path, images: &[Image], packages: &[String]) -> Result<()> {
+fn keep(root: &Path, images: &[Image], packages: &[String], new: &[String]) -> Result<()> {
     let kept = root.join(KEPT);
-    let failed = |error: Error| refused(format!("keeping the images there are: {}", error.cause()));
-    let folder = fs::create_dir_all(&kept)
-        .map_err(|error| Error::device("making", kept.display().to_string(), &error));
-    folder.map_err(failed)?;
-    let all = images
-        .iter()
-        .try_for_each(|image| place::copy(&image.file, &kept.join(format!("initrd.img-{}", image.kernel))));
-    let all = all.and_then(|()| place::settle(&kept, PACKAGES, (packages.join("\n") + "\n").as_bytes()));
-    all.map(drop).map_err(|error| {
+    let all = || {
+        if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        fs::create_dir_all(&kept)?;
+        images.iter().try_for_each(|image| copied(&image.file, &image.kept(root)))?;
+        let lines = |names: &[String]| names.join("\n") + "\n";
+        written(&kept, NEW, &lines(new))?;
+        written(&kept, PACKAGES, &lines(packages))
+    };
+    all().map_err(|error| {
         // What there is of them only takes room that is short.
         fs::remove_dir_all(&kept).unwrap_or_default();
-        failed(error)
+        refused(format!("keeping the images there are in /{KEPT}: {error}"))
     })
 }
 
-/// Puts the images from before back; the kernels that have one again.
-fn put_back(root: &Path) -> Result<Vec<String>> {
-    let boot = root.join("boot");
-    let mut kernels = Vec::new();
-    for image in images(root)? {
-        let kept = root.join(KEPT).join(format!("initrd.img-{}", image.kernel));
-        if kept.is_file() {
-            let new = image.file.with_file_name(format!("initrd.img-{}.dpsr-new", image.kernel));
-            place::copy(&kept, &new)?;
-            let placed = fs::rename(&new, &image.file).and_then(|()| place::flush(&boot));
-            placed
-                .map_err(|error| Error::device("putting back", image.file.display().to_string(), &error))?;
-            kernels.push(image.kernel);
-        }
+fn forget(root: &Path) -> Result<()> {
+    let kept = root.join(KEPT);
+    fs::remove_dir_all(&kept).map_err(|error| Error::device("removing", kept.display().to_string(), &error))
+}
+
+/// Puts those images from before back that are `wanted`.
+fn put_back(root: &Path, wanted: impl Fn(&Image) -> bool) -> io::Result<()> {
+    for image in kernels(root).iter().filter(|image| image.kept(root).is_file() && wanted(image)) {
+        copied(&image.kept(root), &image.file)?;
+        image.tell(root);
     }
-    Ok(kernels)
+    Ok(())
+}
+
+/// Makes `to` a copy of `from`, complete or not at all.
+fn copied(from: &Path, to: &Path) -> io::Result<()> {
+    let mut new = to.as_os_str().to_owned();
+    new.push(".dpsr-new");
+    let copy = || {
+        fs::copy(from, &new)?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, to)
+    };
+    copy().inspect_err(|_| fs::remove_file(&new).unwrap_or_default())?;
+    flushed(to)
+}
+
+fn written(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let file = folder.join(name);
+    fs::write(&file, text)?;
+    File::open(&file)?.sync_all()?;
+    flushed(&file)
+}
+
+/// Brings the name of a file to stable storage.
+fn flushed(file: &Path) -> io::Result<()> {
+    file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -241,9 +385,35 @@ mod tests {
                     Inst udev [252.36] (252.38 Debian:12.11/stable [amd64])\nConf dracut-core (059-4 x)\n";
         let wanted = Switch {
             installed: vec!["dracut-core".to_owned(), "udev".to_owned()],
+            exchanged: vec!["udev".to_owned()],
             removed: vec!["initramfs-tools".to_owned()],
         };
         assert_eq!(Switch::of(told), wanted);
+    }
+
+    #[test]
+    fn who_makes_the_images() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let both = || (has_dracut(root.path()), has_initramfs_tools(root.path()));
+        assert_eq!(both(), (false, false));
+        put("usr/bin/dracut", "");
+        assert_eq!(both(), (true, false));
+        let core = "Package: initramfs-tools-core\nStatus: install ok installed\n";
+        let tools = "\nPackage: initramfs-tools\nStatus: install ok installed\nVersion: 1\n";
+        put("var/lib/dpkg/status", core);
+        assert_eq!(both(), (true, false));
+        put("var/lib/dpkg/status", &[core, tools].concat());
+        assert_eq!(both(), (false, true), "a dracut that is only there makes none");
+        put(
+            "var/lib/dpkg/status",
+            &[core, &tools.replace("install ok installed", "deinstall ok config-files")].concat(),
+        );
+        assert_eq!(both(), (true, false));
     }
 
     #[test]
@@ -254,13 +424,17 @@ mod tests {
         for kernel in ["6.1", "6.12", "none"] {
             fs::create_dir_all(modules.join(kernel)).unwrap();
         }
-        assert!(images(root.path()).is_err(), "no kernel has an image");
+        assert!(check_room(root.path(), &images(root.path())).is_err(), "no kernel has an image");
         for kernel in ["6.1", "6.12"] {
             fs::write(boot.join(format!("initrd.img-{kernel}")), format!("before {kernel}")).unwrap();
+            fs::write(boot.join(format!("vmlinuz-{kernel}")), "").unwrap();
         }
+        fs::write(boot.join("initrd.img-none"), "of a kernel that is gone").unwrap();
         assert!(!undo(root.path()).unwrap(), "no switch was made");
-        let before = images(root.path()).unwrap();
-        keep(root.path(), &before, &["initramfs-tools".to_owned()]).unwrap();
+        let before = images(root.path());
+        check_room(root.path(), &before).unwrap();
+        keep(root.path(), &before, &["initramfs-tools".to_owned()], &[]).unwrap();
+        assert!(refuse_unfinished(root.path()).is_err());
         assert!(!before[0].is_of_dracut(root.path(), 0), "dpsr has no part in it");
         let note = root.path().join("var/lib/dpsr/initramfs");
         fs::create_dir_all(&note).unwrap();
@@ -268,9 +442,16 @@ mod tests {
         assert!(before[0].is_of_dracut(root.path(), 0));
         assert!(!before[0].is_of_dracut(root.path(), now() + 60), "it is an old one");
 
+        // The one of the newest kernel is gone, as dracut leaves it where there is no room.
         fs::write(&before[0].file, "by dracut").unwrap();
-        assert_eq!(put_back(root.path()).unwrap(), ["6.1", "6.12"]);
-        assert_eq!(fs::read_to_string(&before[0].file).unwrap(), "before 6.1");
-        assert_eq!(fs::read_dir(&boot).unwrap().count(), 2);
+        fs::remove_file(&before[1].file).unwrap();
+        let read = |at: usize| fs::read_to_string(&before[at].file).unwrap();
+        put_back(root.path(), |image| !image.file.exists()).unwrap();
+        assert_eq!((read(0), read(1)), ("by dracut".to_owned(), "before 6.12".to_owned()));
+        put_back(root.path(), |_| true).unwrap();
+        assert_eq!(read(0), "before 6.1");
+        assert_eq!(fs::read_dir(&boot).unwrap().count(), 5);
+        forget(root.path()).unwrap();
+        refuse_unfinished(root.path()).unwrap();
     }
 }

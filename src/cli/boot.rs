@@ -18,9 +18,15 @@ pub(super) fn run(args: &Boot) -> Result<()> {
     end_in_order()?;
     match &args.verb {
         BootVerb::Install(args) => {
-            switched(args)?;
+            let switched = switched(args)?;
             let args = &args.done;
-            updated(args, boot::install)?;
+            updated(args, boot::install).map_err(|error| match switched {
+                true => error.replace_left(
+                    "dracut makes the initramfs images now, which 'dpsr boot uninstall' takes back; the DPSR disk boots \
+                     what it booted before",
+                ),
+                false => error,
+            })?;
             if !args.json && Path::new(OWN_MENU).exists() {
                 say("update-grub adds an entry that leads there to the primary's own boot menu.");
             }
@@ -33,6 +39,9 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
             if switched {
                 say("initramfs-tools has its place back, and has made the initramfs of each kernel.");
+                say(
+                    "From the next start on no primary is wrapped by itself: a sync takes 'dpsr wrap' or --offline.",
+                );
             }
             Ok(())
         }
@@ -40,11 +49,11 @@ pub(super) fn run(args: &Boot) -> Result<()> {
 }
 
 /// Where dpsr has no part in what makes the initramfs images, something else has to make them; that is shown, and
-/// confirmed.
-fn switched(args: &BootInstall) -> Result<()> {
+/// confirmed. Whether it was done.
+fn switched(args: &BootInstall) -> Result<bool> {
     let common = &args.done.common;
     let Some(switch) = boot::needed_switch(&common.config_dir, common.pair.as_deref())? else {
-        return Ok(());
+        return Ok(false);
     };
     if !args.done.json {
         say("The initramfs images of this machine are made by initramfs-tools, in which dpsr has no part.");
@@ -58,7 +67,7 @@ fn switched(args: &BootInstall) -> Result<()> {
         let why = format!("{:?} was given, and {CONFIRM} takes the place of initramfs-tools", given.trim());
         return Err(Error::new(Kind::Refused, "confirming the switch", why).left("nothing was changed"));
     }
-    switch.act(Path::new("/"))
+    boot::make_switch(&switch).map(|()| true)
 }
 
 type Act = fn(&Path, Option<&str>) -> Result<Updated>;

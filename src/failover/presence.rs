@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether the disks of a pair are there, and can be read.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -16,7 +15,6 @@ use crate::format::superblock::State;
 use crate::open;
 use crate::pair::open::{Primary, PrimaryUse, open_primary};
 use crate::pair::probe::Probe;
-use crate::pair::serial::{array_uuid, named_array};
 use crate::pair::sysfs::Roots;
 use crate::sys::buffer::Buffer;
 use crate::units::{Bytes, MIB, PAGE, SECTOR};
@@ -55,22 +53,6 @@ pub fn primary(config: &PairConfig, home: Option<&Target>) -> Presence {
     let there = home.becomes_primary(config, config.primary.path.clone());
     let at_home = in_time(PATIENCE, move || looked(&there));
     at_home.filter(|presence| *presence == Presence::There).unwrap_or(found)
-}
-
-/// Whether a disk is there on which a part of the array lies that is the primary. Whoever starts arrays waits for the
-/// other parts, and then starts it without them.
-pub fn is_in_parts(config: &PairConfig) -> bool {
-    let Some(array) = named_array(config.primary.wwn.as_deref()) else { return false };
-    let found = || -> std::io::Result<bool> {
-        let mut parts = udev::Enumerator::new()?;
-        parts.match_subsystem("block")?;
-        parts.match_property("ID_FS_TYPE", "linux_raid_member")?;
-        let of = |device: udev::Device| {
-            device.property_value("ID_FS_UUID").and_then(OsStr::to_str).and_then(array_uuid)
-        };
-        Ok(parts.scan_devices()?.any(|device| of(device).as_ref() == Some(&array)))
-    };
-    found().unwrap_or(false)
 }
 
 /// What `look` finds; `None` where it takes too long. The thread of a disk that hangs is left behind: nothing can

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::array;
 use super::ask::Question;
 use super::cmdline::CmdLine;
 use super::quiet::{Disks, Quiet};
@@ -28,9 +29,12 @@ const STORE: Duration = Duration::from_secs(5);
 /// The longest wait in an initramfs of the primary: others give up a root after 180 s. (`rd.retry`)
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// The same for an array of which not all disks are there: after half of this it is started without them.
-/// (mdadm's `mdadm-last-resort@.timer`)
-const ASSEMBLY: Duration = Duration::from_secs(60);
+/// How long the rest of an array is waited for, of which only a part is there: one that comes after the array was
+/// started without it is not taken in any more.
+const PARTS: Duration = Duration::from_secs(30);
+
+/// How much longer such a primary is waited for, after it was started with what there is.
+const ASSEMBLY: Duration = Duration::from_secs(15);
 
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -65,7 +69,7 @@ pub fn chosen<'a>(
 ) -> (&'a PairConfig, Choice) {
     let mut watch = Watch::begin();
     let mut question: Option<Question> = None;
-    let (mut hopeless, mut discarded) = (false, false);
+    let (mut hopeless, mut discarded, mut tried) = (false, false, 0);
     loop {
         let (config, seen, age) = watch.look(dir, pairs);
         // Once: where it fails, it would fail for ever, and nothing else would start either.
@@ -81,11 +85,24 @@ pub fn chosen<'a>(
             }
             continue;
         }
-        if matches!(seen.primary, Presence::Missing(_)) && presence::is_in_parts(config) {
-            wait = wait.max(ASSEMBLY);
-        }
         if asked == Asked::Primary {
             wait = wait.min(LONGEST);
+        }
+        if matches!(seen.primary, Presence::Missing(_)) {
+            let parts = array::parts(config);
+            if !parts.is_empty() {
+                wait = wait.max(PARTS);
+                let otherwise = decide(asked, &seen, Patience { primary: wait, store: STORE });
+                // Once for each part that came since: with one more it may be enough of them.
+                if matches!(otherwise, Choice::Copy(_) | Choice::Ask(_))
+                    && asked != Asked::Force
+                    && parts.len() > tried
+                {
+                    tried = parts.len();
+                    array::start(&parts);
+                }
+                wait += ASSEMBLY;
+            }
         }
         match decide(asked, &seen, Patience { primary: wait, store: STORE }) {
             Choice::Wait => {}

@@ -4,9 +4,11 @@
 //!
 //! * [`wrap`]: in the udev event of each disk. [`boot`]: beside all of them, which system is to be started.
 //! * [`choose`]: looks until that is clear; [`quiet`]: for how long nothing has appeared.
+//! * [`array`]: an array of which only a part is there.
 //! * [`hide`]: of two disks of one identity, one is nobody's. [`cmdline`]: what the kernel is told for dpsr.
 //! * [`told`]: how people are told, when there is nobody yet to tell.
 
+mod array;
 mod ask;
 mod boot;
 mod choose;

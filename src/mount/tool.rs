@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs of others that know a format dpsr does not.
 
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -30,26 +30,36 @@ pub fn run_within(deadline: Duration, program: &str, package: &str, args: &[&str
     // What it starts itself ends with it.
     command.process_group(0);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    checked(program, &finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?)
-}
-
-fn checked(program: &str, output: &Output) -> Result<String> {
+    let output = finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
-    Err(failed(program, last.trim()))
+    Err(failed(program, last(&String::from_utf8_lossy(&output.stderr))))
+}
+
+/// The last line, which most programs end with when they fail.
+fn last(told: &str) -> &str {
+    told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why").trim()
 }
 
 /// Runs `program`, which must succeed, to its end: who stops an installation in the middle leaves neither the old
-/// nor the new. It asks nobody anything.
-pub fn run_to_its_end(program: &str, package: &str, args: &[&str]) -> Result<String> {
+/// nor the new. It asks nobody anything, and goes on by itself where dpsr does not.
+pub fn run_to_its_end(program: &str, package: &str, args: &[&str]) -> Result<()> {
+    let told = tempfile::tempfile().map_err(|error| failed(program, &error.to_string()))?;
+    let again = || told.try_clone().map_err(|error| failed(program, &error.to_string()));
     let mut command = command(program, args);
-    // Whoever types Ctrl-C means dpsr.
-    command.process_group(0).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-    let output = command.output().map_err(|error| missing(program, package, &error))?;
-    checked(program, &output)
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(again()?).stderr(again()?);
+    // Whoever types Ctrl-C means dpsr. Only the program itself is waited for, not what it leaves running.
+    let status = command.process_group(0).status().map_err(|error| missing(program, package, &error))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let mut told = told;
+    told.rewind()
+        .and_then(|()| told.read_to_string(&mut text))
+        .map_err(|error| failed(program, &error.to_string()))?;
+    Err(failed(program, last(&text)))
 }
 
 /// The same for a program that may ask a person something, and so may take its time.
@@ -114,6 +124,13 @@ mod tests {
         insta::assert_snapshot!(error, @"running no-such-tool-of-ours: No such file or directory (os error 2); install it (package nothing)");
         assert_eq!(error.kind(), Kind::Refused);
     }
+    #[test]
+    fn what_runs_to_its_end_tells_both_ways() {
+        run_to_its_end("true", "coreutils", &[]).unwrap();
+        let error = run_to_its_end("sh", "dash", &["-c", "echo why; sleep 9 & exit 100"]).unwrap_err();
+        insta::assert_snapshot!(error, @"running sh: why");
+    }
+
     #[test]
     fn one_that_hangs_ends_with_all_it_has_started() {
         let folder = tempfile::tempdir().unwrap();

@@ -25,7 +25,8 @@ pub(super) fn names(roots: &Roots, node: &BlockNode) -> Names {
             .or_else(|| unit_serial(&disk.bytes("device/vpd_pg80")?))
             .or_else(|| udev(&["ID_SERIAL_SHORT", "ID_SCSI_SERIAL"])),
         wwn: first(&["wwid", "device/wwid", "dm/uuid"])
-            .or_else(|| array_uuid(&disk.attr("md/uuid").or_else(|| udev(&["MD_UUID"]))?))
+            .or_else(|| array(&disk))
+            .or_else(|| array_uuid(&udev(&["MD_UUID"])?))
             .or_else(|| udev(&["ID_WWN_WITH_EXTENSION", "ID_WWN"])),
         model: first(&["device/model", "device/name"]),
     }
@@ -43,12 +44,25 @@ fn unit_serial(page: &[u8]) -> Option<String> {
 /// blkid(8) divide it otherwise.
 pub fn array_uuid(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(|c| !matches!(c, '-' | ':')).collect();
-    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    let number = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    // The kernel knows none of an array whose metadata is not its own.
+    if !number || digits.bytes().all(|digit| digit == b'0') {
         return None;
     }
     let digits = digits.to_ascii_lowercase();
     let part = |at: usize| &digits[8 * at..8 * (at + 1)];
     Some([part(0), part(1), part(2), part(3)].join(":"))
+}
+
+/// What the kernel says. Of metadata 0.90 it keeps four numbers in its own order of bytes. (mdadm's `uuid_from_super0`)
+fn array(disk: &BlockNode) -> Option<String> {
+    let uuid = array_uuid(&disk.attr("md/uuid")?)?;
+    if disk.attr("md/metadata_version").as_deref() != Some("0.90") {
+        return Some(uuid);
+    }
+    let number = |digits: &str| u32::from_str_radix(digits, 16).map(u32::swap_bytes);
+    let numbers: Result<Vec<u32>, _> = uuid.split(':').map(number).collect();
+    Some(numbers.ok()?.iter().map(|number| format!("{number:08x}")).collect::<Vec<_>>().join(":"))
 }
 
 /// The UUID of the array that `wwn` names; `None` where it is the name of something else.

@@ -19,7 +19,7 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// A folder of this workspace, and where the files in it go. One that is not there has nothing to install.
-const FOLDERS: [(&str, &str); 7] = [
+const FOLDERS: [(&str, &str); 8] = [
     ("dracut/55dpsr", "usr/lib/dracut/modules.d/55dpsr"),
     ("udev", "usr/lib/udev/rules.d"),
     ("systemd", "usr/lib/systemd/system"),
@@ -27,6 +27,7 @@ const FOLDERS: [(&str, &str); 7] = [
     ("hooks/kernel", "etc/kernel/postrm.d"),
     ("hooks/kernel", "etc/initramfs/post-update.d"),
     ("hooks/grub", "etc/grub.d"),
+    ("hooks/kernel-install", "usr/lib/kernel/install.d"),
 ];
 
 struct Program {
