@@ -7,11 +7,14 @@ mod broken;
 mod failover;
 mod loaders;
 mod order;
+mod raid;
 mod replaced;
 mod roots;
+mod sdboot;
 mod secure;
 mod soak;
 mod stays;
+mod stock;
 mod unwrapped;
 
 use std::cell::RefCell;
@@ -25,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::guest::Done;
 use super::image::{self, Debian};
-use super::installed::{Installed, Layout, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID};
+use super::installed::{ARRAY_UUID, Installed, Layout, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID};
 use super::machine::{Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
@@ -38,8 +41,11 @@ use crate::scratch::Scratch;
 /// A name, what the root stands on, and what is done.
 type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 
+/// What the guest calls the other half of an array.
+const MIRROR: &str = "mirror";
+
 /// All of them, in the order they run in.
-const CASES: [Case; 25] = [
+const CASES: [Case; 29] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -56,6 +62,10 @@ const CASES: [Case; 25] = [
     ("root_stacked", Layout::Stacked, roots::by_bios),
     ("root_on_xfs", Layout::Xfs, roots::by_uefi),
     ("root_on_btrfs", Layout::Btrfs, roots::by_uefi),
+    ("root_on_raid", Layout::Raid, roots::by_uefi),
+    ("initramfs_tools", Layout::Stock, stock::initramfs_tools),
+    ("systemd_boot", Layout::SystemdBoot, sdboot::systemd_boot),
+    ("half_an_array", Layout::Raid, raid::half_an_array),
     ("onto_a_blank_disk", Layout::Plain, replaced::onto_a_blank_disk),
     ("secure_boot", Layout::Plain, secure::secure_boot),
     ("bios", Layout::Plain, bios),
@@ -84,6 +94,8 @@ struct Rig {
     layout: Layout,
     folder: PathBuf,
     primary: Disk,
+    /// The other half of the primary, where that is an array.
+    mirror: Option<Disk>,
     dpsr: Disk,
 }
 
@@ -92,15 +104,17 @@ impl Rig {
     fn new(debian: Debian, layout: Layout, folder: &Path) -> Result<Self> {
         let installed = Installed::of(debian, layout)?;
         let primary = overlay(PRIMARY, &installed.disk(), folder)?;
+        let mirror = installed.mirror().map(|file| overlay(MIRROR, &file, folder)).transpose()?;
         let file = folder.join("dpsr.img");
         make_sparse(&file, 8 * GIB)?;
         let dpsr = Disk { name: DPSR, file, format: Format::Raw };
-        Ok(Self { layout, folder: folder.to_owned(), primary, dpsr })
+        Ok(Self { layout, folder: folder.to_owned(), primary, mirror, dpsr })
     }
 
-    /// The machine with these disks, and no others, off.
+    /// The machine with these disks, and no others, off. Where the primary is, its other half is, too.
     fn machine(&self, start: Start, disks: &[&Disk]) -> Result<Machine> {
-        let disks = disks.iter().map(|disk| (*disk).clone()).collect();
+        let both = |disk: &Disk| [Some(disk.clone()), self.mirror.clone().filter(|_| disk.name == PRIMARY)];
+        let disks = disks.iter().flat_map(|disk| both(disk)).flatten().collect();
         let passphrase = self.layout.is_locked().then_some(PASSPHRASE);
         Ok(Machine::from(start, disks, &self.folder)?.unlocked(passphrase))
     }
@@ -267,7 +281,8 @@ fn dpsr_json(machine: &mut Machine, words: &str) -> Result<Json> {
 /// Pairs the disks.
 fn init(machine: &mut Machine) -> Result<()> {
     let by_id = "/dev/disk/by-id/virtio-";
-    let words = format!("init --primary {by_id}{PRIMARY} --dpsr {by_id}{DPSR} --confirm {DPSR}");
+    let primary = format!("$(ls /dev/disk/by-id/md-uuid-{ARRAY_UUID} 2>/dev/null || echo {by_id}{PRIMARY})");
+    let words = format!("init --primary {primary} --dpsr {by_id}{DPSR} --confirm {DPSR}");
     dpsr(machine, &words)?;
     // Nobody here minds a moment that is not quiet.
     let live = "printf '\n[live]\nquiet = 1\nquiet_limit = 3\n' >>/etc/dpsr/system.toml && sync";

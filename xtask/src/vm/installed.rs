@@ -5,6 +5,7 @@
 //! The disk is GPT: a BIOS boot partition with GRUB's core image, an ESP with the signed loaders, the root on
 //! what its [`Layout`] says, and swap space. Everything is found by UUID; nothing by label or by node.
 
+mod array;
 mod layout;
 mod system;
 
@@ -14,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use layout::{BIOS, BOOT_UUID, ESP, ESP_ID};
-pub use layout::{Layout, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+pub use layout::{ARRAY_UUID, Layout, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+use layout::{BIOS, BOOT_UUID, ESP_ID};
 pub use system::PASSPHRASE;
 
 use super::image::{self, Debian, Image, fnv, tool};
@@ -28,6 +29,9 @@ use crate::{Result, install};
 
 /// Makes the initramfs and the loader's image; part of the recipe.
 const SCRIPT: &str = include_str!("guest/installed.sh");
+
+/// The second disk of an array.
+const MIRROR: &str = "mirror.img";
 
 /// An installed system that is there.
 pub struct Installed {
@@ -55,6 +59,48 @@ impl Installed {
     pub fn disk(&self) -> PathBuf {
         self.folder.join("disk.img")
     }
+
+    /// The second disk, where the system is on an array.
+    pub fn mirror(&self) -> Option<PathBuf> {
+        Some(self.folder.join(MIRROR)).filter(|file| file.exists())
+    }
+}
+
+/// The name under which a system has its kernels on an ESP that is read by systemd-boot.
+pub const TOKEN: &str = "debian";
+
+/// What bootctl(1) and kernel-install(8) put there.
+fn fill_for_systemd_boot(
+    layout: Layout,
+    root: &Path,
+    partial: &Path,
+    mtool: impl Fn(&str, &[&str]) -> Result<()>,
+) -> Result<()> {
+    let version = kernel(root)?;
+    let folder = format!("::{TOKEN}/{version}");
+    let written = |name: &str, content: String| {
+        let file = partial.join(name);
+        fs::write(&file, content).map_err(|error| format!("writing {}: {error}", file.display()))?;
+        text(&file).map(str::to_owned)
+    };
+    let from = |file: &str| text(&root.join(file)).map(str::to_owned);
+    let entry = format!(
+        "title Debian\nsort-key debian\nversion {version}\nlinux /{TOKEN}/{version}/linux\n\
+         initrd /{TOKEN}/{version}/initrd\noptions {} ro console=ttyS0 systemd.show_status=1 mitigations=off \
+         rcupdate.rcu_expedited=1\n",
+        layout.words()
+    );
+    mtool("mmd", &["::loader", "::loader/entries", &format!("::{TOKEN}"), &folder])?;
+    for (file, to) in [
+        (from("usr/lib/systemd/boot/efi/systemd-bootx64.efi")?, "::EFI/BOOT/BOOTX64.EFI".to_owned()),
+        (from(&format!("boot/vmlinuz-{version}"))?, format!("{folder}/linux")),
+        (from(&format!("boot/initrd.img-{version}"))?, format!("{folder}/initrd")),
+        (written("loader.conf", "timeout 1\n".to_owned())?, "::loader/loader.conf".to_owned()),
+        (written("entry.conf", entry)?, format!("::loader/entries/{TOKEN}-{version}.conf")),
+    ] {
+        mtool("mcopy", &[&file, &to])?;
+    }
+    Ok(())
 }
 
 /// What decides the content: the base image, what is installed into it, and how.
@@ -65,7 +111,8 @@ fn recipe(image: &Image, files: &[PathBuf], layout: Layout) -> Result<u64> {
         bytes.extend(fnv(&content).to_le_bytes());
     }
     let crypttab = layout.crypttab().unwrap_or_default();
-    let texts = [&layout.table(), &layout.fstab(), &layout.menu("V"), &layout.early(), &crypttab];
+    let texts =
+        [&layout.words(), &layout.table(), &layout.fstab(), &layout.menu("V"), &layout.early(), &crypttab];
     for word in [&image.name(), SCRIPT].into_iter().chain(texts.map(String::as_str)) {
         bytes.extend(word.bytes());
     }
@@ -115,7 +162,8 @@ fn fill(layout: Layout, root: &Path, beside: &Path) -> Result<()> {
     write(beside.join("early.cfg"), &layout.early())?;
     write(beside.join("installed.sh"), SCRIPT)?;
     let mut script = Command::new("unshare");
-    output(script.args(["--mount", "sh"]).arg(beside.join("installed.sh")).arg(root).arg(beside)).map(drop)
+    script.args(["--mount", "sh"]).arg(beside.join("installed.sh")).arg(root).arg(beside);
+    output(script.arg(layout.generator())).map(drop)
 }
 
 /// The version of the only kernel in the tree.
@@ -140,14 +188,18 @@ fn make_disk(layout: Layout, root: &Path, partial: &Path) -> Result<()> {
     output(tool("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel"]).arg(&disk).stdin(script))?;
     loader::write_bios(&file, BIOS, partial)?;
     make_swap(&file, layout.swap(), partial)?;
-    make_esp(root, partial, &disk)?;
+    make_esp(layout, root, partial, &disk)?;
     if let Some(boot) = layout.boot() {
         let from = root.join("boot");
         image::make_ext4(&disk, boot, &["-U", BOOT_UUID, "-L", "boot"], &from)?;
         let empty = fs::remove_dir_all(&from).and_then(|()| fs::create_dir(&from));
         empty.map_err(|error| format!("emptying {}: {error}", from.display()))?;
     }
-    system::make(layout, root, &disk, partial)
+    system::make(layout, root, &disk, partial)?;
+    if layout == Layout::Raid {
+        array::make(&disk, &partial.join(MIRROR))?;
+    }
+    Ok(())
 }
 
 /// Only the first page of swap space means anything.
@@ -162,11 +214,15 @@ fn make_swap(disk: &File, (start, size): layout::Place, partial: &Path) -> Resul
 }
 
 /// The ESP as Debian's installer fills it, and the path for firmware that has forgotten its entries.
-fn make_esp(root: &Path, partial: &Path, disk: &Path) -> Result<()> {
-    image::make_fat(disk, ESP, &["-i", ESP_ID.0, "-n", "EFI"])?;
-    let inside = format!("{}@@{}", text(disk)?, ESP.0);
+fn make_esp(layout: Layout, root: &Path, partial: &Path, disk: &Path) -> Result<()> {
+    let esp = layout.esp();
+    image::make_fat(disk, esp, &["-i", ESP_ID.0, "-n", "EFI"])?;
+    let inside = format!("{}@@{}", text(disk)?, esp.0);
     let mtool = |name: &str, words: &[&str]| output(tool(name).args(["-i", &inside]).args(words)).map(drop);
     mtool("mmd", &["::EFI", "::EFI/BOOT", "::EFI/debian"])?;
+    if layout == Layout::SystemdBoot {
+        return fill_for_systemd_boot(layout, root, partial, mtool);
+    }
     let from = |file: &str| text(&root.join(file)).map(str::to_owned);
     let shim = from("usr/lib/shim/shimx64.efi.signed")?;
     let grub = from("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")?;

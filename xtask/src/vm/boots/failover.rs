@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::json::Json;
-use crate::vm::installed::{PASSPHRASE, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+use crate::vm::installed::{ARRAY_UUID, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
 use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{PRIMARY, must};
 
@@ -170,13 +170,13 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
     let mut machine = on(rig, Start::Uefi, &[disk, &rig.dpsr], "to go back")?;
     marked(&mut machine, "fifth")?;
     stands_on_dpsr(&mut machine)?;
-    let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
-    let to = format!("failback --to /dev/{}", disk.trim());
+    let (disk, id) = old_primary(rig, &mut machine)?;
+    let to = format!("failback --to /dev/{disk}");
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
     let warned = refused.code == 3 && refused.output.contains("--discard-primary");
     must(warned, || format!("{}: {}", refused.code, refused.output))?;
-    looked_into(&mut machine, disk.trim())?;
-    let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {PRIMARY}"))?;
+    looked_into(&mut machine, &disk)?;
+    let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {id}"))?;
     say(format_args!("the last pass found {} bytes that differ", begun.number("last_pass")?));
     mark(&mut machine, "sixth")?;
     restarted(&mut machine, "the rest copied, and the primary started")?;
@@ -197,6 +197,17 @@ pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
     machine.shut_down()
 }
 
+/// The kernel's name of the old primary, which has no others now, and what it reports.
+fn old_primary(rig: &Rig, machine: &mut Machine) -> Result<(String, &'static str)> {
+    let (script, id) = match rig.mirror {
+        None => (format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"), PRIMARY),
+        Some(_) => ("basename /sys/block/md*".to_owned(), ARRAY_UUID),
+    };
+    let name = machine.guest()?.ok(&script)?.trim().to_owned();
+    must(!name.is_empty() && !name.contains(['*', '\n']), || format!("the old primary: {name:?}"))?;
+    Ok((name, id))
+}
+
 /// What was written to the old primary after the last generation can be read, and nothing of it changes: the
 /// partition with the root is what it was, byte for byte. Volumes are found as those of a generation are.
 fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
@@ -205,7 +216,8 @@ fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
     );
     let key = format!("printf '{PASSPHRASE}' >/run/key");
     let lv = "$(test -e /dev/mapper/system-root && echo --lv=root)";
-    let hash = format!("cksum </dev/{disk}{volume}");
+    let between = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    let hash = format!("cksum </dev/{disk}{between}{volume}");
     let script = format!(
         "{key}; {hash} >/run/before && mkdir -p /run/old && \
          dpsr salvage /dev/{disk} /run/old --volume {volume} --key-file /run/key {lv} >/dev/null && \

@@ -16,6 +16,21 @@ printf '%s\n' \
     'LABEL=dpsr-root / ext4 errors=remount-ro 0 1' \
     'LABEL=VM-ESP /boot/efi vfat umask=0077 0 2' >"$root/etc/fstab"
 mkdir -p "$root/boot/efi"
+# A repository for guests, which have no network: what a switch between initramfs generators takes.
+debs=$root/opt/debs
+mkdir -p "$debs/partial"
+for words in 'install initramfs-tools' '--reinstall install dracut dracut-core'; do
+    # Several words.
+    # shellcheck disable=SC2086
+    APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get --quiet --quiet --yes --no-install-recommends --download-only \
+        -o Dir::Cache::archives="$debs" $words
+done
+rm -rf "$debs/partial" "$debs/lock"
+for deb in "$debs"/*.deb; do
+    dpkg-deb --field "$deb"
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' \
+        "${deb##*/}" "$(stat --format=%s "$deb")" "$(sha256sum "$deb" | cut -d' ' -f1)"
+done >"$debs/Packages"
 # The kernel and its initramfs are handed to QEMU, and so leave the archive by names that do not change.
 cp "$root"/boot/vmlinuz-* "$here/vmlinuz"
 cp "$root"/boot/initrd.img-* "$here/initrd.img"

@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Run on the host in a mount namespace of its own, with the tree $1 in which dpsr was just installed and the
-# directory $2 for what does not belong into it: makes its initramfs anew, and the image its BIOS loader is
+# directory $2 for what does not belong into it: makes its initramfs anew, by $3, and the image its BIOS loader is
 # read from.
 set -eu
 
-root=$1 beside=$2
+root=$1 beside=$2 generator=$3
 mount --make-rprivate /
 mount --bind /dev "$root/dev"
 mount -t proc proc "$root/proc"
@@ -25,6 +25,17 @@ keep() {
 # What a machine of the tests needs for nothing: all of it is copied, hashed and loaded in emulation.
 rm -rf "$root"/usr/share/doc "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/usr/share/perl \
     "$root"/usr/lib/x86_64-linux-gnu/perl "$root"/usr/lib/x86_64-linux-gnu/ceph "$root"/usr/lib/x86_64-linux-gnu/gconv
+if [ "$generator" = initramfs-tools ]; then
+    # A guest has no network; what there is to install lies in its own tree.
+    rm -rf "$root"/etc/apt/sources.list.d/*
+    echo 'deb [trusted=yes] file:/opt/debs ./' >"$root/etc/apt/sources.list"
+    echo 'APT::Sandbox::User "root";' >"$root/etc/apt/apt.conf.d/90here"
+    chroot "$root" apt-get --quiet --quiet update
+    DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get --quiet --quiet --yes --no-install-recommends \
+        install initramfs-tools dracut- dracut-core- </dev/null
+else
+    rm -rf "$root/opt/debs"
+fi
 for kernel in "$root"/usr/lib/modules/*; do
     keep "$kernel/kernel" arch block crypto drivers fs lib mm net
     keep "$kernel/kernel/net" packet
@@ -35,6 +46,10 @@ for kernel in "$root"/usr/lib/modules/*; do
         mbcache.ko mbcache.ko.xz nls overlayfs pstore squashfs xfs
     version=${kernel##*/}
     chroot "$root" depmod "$version"
+    if [ "$generator" = initramfs-tools ]; then
+        chroot "$root" update-initramfs -u -k "$version"
+        continue
+    fi
     # No pair is recorded yet, so dpsr's part has to be asked for.
     chroot "$root" dracut --quiet --force --add dpsr "/boot/initrd.img-$version" "$version"
 done

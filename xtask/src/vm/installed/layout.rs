@@ -18,6 +18,9 @@ pub const BOOT_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a04";
 /// The UUID of what is encrypted.
 pub const LUKS_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05";
 
+/// The UUID of the array, as mdadm(8) writes it.
+pub const ARRAY_UUID: &str = "1d3f6bb6:5d3c4a5e:9a0b0c5e:5d2f7a08";
+
 /// The UUID of the filesystem with the homes, where that is one of its own.
 pub const HOME_UUID: &str = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a06";
 
@@ -31,7 +34,6 @@ pub const SYSTEM: &str = "system";
 pub type Place = (u64, u64);
 
 pub const BIOS: Place = (MIB, MIB);
-pub const ESP: Place = (BIOS.0 + BIOS.1, 64 * MIB);
 
 /// What LUKS1 of QEMU takes of a partition at most, for its header and keys.
 pub const LUKS_HEADER: u64 = 4 * MIB;
@@ -40,13 +42,19 @@ pub const LUKS_HEADER: u64 = 4 * MIB;
 pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
 pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
 
-/// What the root stands on. All but the first two have a filesystem of its own for the kernels.
+/// What the root stands on. All but the first five have a filesystem of its own for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// ext4 on a partition.
     Plain,
+    /// The same, and its initramfs is made by initramfs-tools; what a switch to dracut takes is at hand.
+    Stock,
+    /// The same, started by systemd-boot, which reads kernel and initramfs from the ESP.
+    SystemdBoot,
     /// The same, and another partition for the homes.
     Homes,
+    /// ext4 on a partition of an array of two disks that are alike.
+    Raid,
     /// XFS on a partition.
     Xfs,
     /// btrfs on a partition.
@@ -64,7 +72,10 @@ impl Layout {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Stock => "stock",
+            Self::SystemdBoot => "systemd-boot",
             Self::Homes => "homes",
+            Self::Raid => "raid",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Lvm => "lvm",
@@ -73,12 +84,17 @@ impl Layout {
         }
     }
 
+    /// What makes its initramfs.
+    pub fn generator(self) -> &'static str {
+        if self == Self::Stock { "initramfs-tools" } else { "dracut" }
+    }
+
     /// The type of the root filesystem.
     pub fn filesystem(self) -> &'static str {
         match self {
-            Self::Plain | Self::Homes | Self::Lvm | Self::Luks => "ext4",
             Self::Xfs | Self::Stacked => "xfs",
             Self::Btrfs => "btrfs",
+            _ => "ext4",
         }
     }
 
@@ -94,12 +110,22 @@ impl Layout {
 
     /// The partition with the kernels.
     pub fn boot(self) -> Option<Place> {
-        (!matches!(self, Self::Plain | Self::Homes)).then_some((ESP.0 + ESP.1, 160 * MIB))
+        let esp = self.esp();
+        (!self.is_plain()).then_some((esp.0 + esp.1, 160 * MIB))
+    }
+
+    /// Whether the root is a filesystem on a partition, with the kernels in it.
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::Plain | Self::Stock | Self::SystemdBoot | Self::Homes | Self::Raid)
+    }
+
+    pub fn esp(self) -> Place {
+        (BIOS.0 + BIOS.1, if self == Self::SystemdBoot { 256 * MIB } else { 64 * MIB })
     }
 
     /// The partition with the root, or with what it stands on.
     pub fn root(self) -> Place {
-        let before = self.boot().unwrap_or(ESP);
+        let before = self.boot().unwrap_or(self.esp());
         // mkfs.btrfs plans generously for what it is to hold.
         let size = if self == Self::Btrfs { 960 * MIB } else { 720 * MIB };
         (before.0 + before.1, size)
@@ -116,7 +142,7 @@ impl Layout {
         (self == Self::Homes).then_some((swap.0 + swap.1, HOME_VOLUME.1))
     }
 
-    /// Of the whole disk.
+    /// Of all that the table divides: the whole disk, or the array.
     pub fn size(self) -> u64 {
         let last = self.homes().unwrap_or(self.swap());
         last.0 + last.1 + MIB
@@ -125,13 +151,14 @@ impl Layout {
     /// What the kernel is told of the root.
     pub fn words(self) -> String {
         match self {
-            Self::Plain | Self::Homes | Self::Xfs | Self::Btrfs => format!("root=UUID={ROOT_UUID}"),
+            Self::Raid => format!("root=UUID={ROOT_UUID} rd.md.uuid={ARRAY_UUID}"),
             Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
             Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}=locked"),
             Self::Stacked => {
                 let opened = format!("rd.luks.name={LUKS_UUID}=locked rd.lvm.lv={SYSTEM}/root");
                 format!("root=/dev/mapper/{SYSTEM}-root {opened}")
             }
+            _ => format!("root=UUID={ROOT_UUID}"),
         }
     }
 
@@ -163,7 +190,7 @@ impl Layout {
         };
         let kind = if self == Self::Lvm { "V" } else { "L" };
         let mut lines = format!("label: gpt\n{}", part(BIOS, "21686148-6449-6E6F-744E-656564454649", "bios"));
-        lines.push_str(&part(ESP, "U", "esp"));
+        lines.push_str(&part(self.esp(), "U", "esp"));
         if let Some(boot) = self.boot() {
             lines.push_str(&part(boot, "L", "boot"));
         }

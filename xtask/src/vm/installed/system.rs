@@ -25,13 +25,13 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
     let place = layout.root();
     let ext4 = ["-U", ROOT_UUID, "-L", "installed"];
     let whole = beside.join("system.img");
-    match layout {
-        Layout::Plain | Layout::Homes => {
-            if let Some(homes) = layout.homes() {
-                make_homes(disk, homes, beside)?;
-            }
-            return make_ext4(disk, place, &ext4, root);
+    if layout.is_plain() {
+        if let Some(homes) = layout.homes() {
+            make_homes(disk, homes, beside)?;
         }
+        return make_ext4(disk, place, &ext4, root);
+    }
+    match layout {
         Layout::Xfs => make_xfs(root, &whole, place.1, beside)?,
         Layout::Btrfs => {
             make_sparse(&whole, place.1)?;
@@ -57,6 +57,7 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
             make_homes(&plain, HOME_VOLUME, beside)?;
             encrypt(&plain, &whole)?;
         }
+        _ => unreachable!("all others are plain"),
     }
     put(&whole, disk, place)
 }

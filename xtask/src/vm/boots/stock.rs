@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A machine whose initramfs images are made by initramfs-tools, as Debian installs it. dracut takes its place only when
+//! somebody says so, and it gets it back.
+
+use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr};
+use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary};
+use crate::Result;
+use crate::vm::PRIMARY;
+use crate::vm::machine::{Machine, Start};
+use crate::vm::must;
+
+/// Which of the two is installed, and a sum over each initramfs.
+const STATE: &str = "dpkg-query --show --showformat '${Package} ${db:Status-Status}\\n' initramfs-tools dracut 2>/dev/null | \
+                     grep ' installed'; cksum /boot/initrd.img-*";
+
+/// Shown, refused, confirmed; gone and back; and taken back.
+pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
+    is_the_primary(&mut machine)?;
+    let before = state(&mut machine, "initramfs-tools installed")?;
+    let by_id = "/dev/disk/by-id/virtio-";
+    let planned = format!("dpsr init --primary {by_id}{PRIMARY} --dpsr {by_id}dpsr --dry-run");
+    let planned = machine.guest()?.ok(&planned)?;
+    must(planned.contains("made by initramfs-tools"), || format!("the plan: {planned}"))?;
+    init(&mut machine)?;
+    for words in ["", " --confirm dracat"] {
+        let refused = machine.run_within(PATIENCE, &format!("dpsr boot install{words}"))?;
+        let told = refused.output.contains("removed:   initramfs-tools");
+        must(refused.code == 3 && told, || format!("{}: {}", refused.code, refused.output))?;
+    }
+    let after = state(&mut machine, "initramfs-tools installed")?;
+    must(before == after, || format!("{before} is now {after}"))?;
+
+    dpsr_json(&mut machine, "boot install --confirm dracut")?;
+    state(&mut machine, "dracut installed")?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    mark(&mut machine, "first")?;
+    dpsr(&mut machine, "sync")?;
+    mark(&mut machine, "second")?;
+    dpsr(&mut machine, "sync")?;
+    mark(&mut machine, "third")?;
+    machine.power_cut();
+
+    let mut machine = on(rig, Start::Bios, &[&rig.dpsr], "from the copy, the primary missing")?;
+    marked(&mut machine, "second")?;
+    let refused = machine.guest()?.run("dpsr boot uninstall")?;
+    must(refused.code == 3, || format!("{}: {}", refused.code, refused.output))?;
+    mark(&mut machine, "fifth")?;
+    machine.shut_down()?;
+    // Its last step is to take away what boots.
+    back(rig, &rig.primary)?;
+
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, as it was")?;
+    is_the_primary(&mut machine)?;
+    marked(&mut machine, "sixth")?;
+    state(&mut machine, "initramfs-tools installed")?;
+    let guest = machine.guest()?;
+    let below = guest.ok("findmnt --noheadings --output SOURCE /")?;
+    must(!below.contains("dpsr"), || format!("the root is {below}"))?;
+    let left = guest.run(
+        "find /var/lib/dpsr/initramfs-tools /boot -name '*dpsr*' 2>/dev/null; grep -c dracut /proc/cmdline",
+    )?;
+    must(left.output == "0\n", || format!("left of the switch: {}", left.output))?;
+    // What dracut has left there makes no image: the same is asked again.
+    let again = machine.run_within(PATIENCE, "dpsr boot uninstall && dpsr boot install")?;
+    let told = again.output.contains("removed:   initramfs-tools");
+    must(again.code == 3 && told, || format!("{}: {}", again.code, again.output))?;
+    machine.shut_down()
+}
+
+/// What makes the images now, which must be `wanted` alone, and what they are.
+fn state(machine: &mut Machine, wanted: &str) -> Result<String> {
+    let found = machine.guest()?.ok(STATE)?;
+    let (first, rest) = found.split_once('\n').unwrap_or_default();
+    must(first == wanted && !rest.contains("installed"), || format!("{wanted} expected: {found}"))?;
+    Ok(found)
+}
