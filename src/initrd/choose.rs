@@ -94,10 +94,9 @@ pub fn chosen<'a>(
                 wait = wait.max(PARTS);
                 let otherwise = decide(asked, &seen, Patience { primary: wait, store: STORE });
                 // Once for each part that came since: with one more it may be enough of them.
-                if matches!(otherwise, Choice::Copy(_) | Choice::Ask(_))
-                    && asked != Asked::Force
-                    && parts.len() > tried
-                {
+                // Where the copy is newer, it is started whatever is there, and nothing is to write to the old primary.
+                let decided = asked == Asked::Force || seen.store.is_some_and(is_newer);
+                if matches!(otherwise, Choice::Copy(_) | Choice::Ask(_)) && !decided && parts.len() > tried {
                     tried = parts.len();
                     array::start(&parts);
                 }
