@@ -9,13 +9,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::mount::tool;
-use crate::open::now;
 use crate::units::Bytes;
 
 /// What there is to type before the switch is made.
@@ -133,7 +132,7 @@ impl Switch {
         let mut new = self.installed.clone();
         new.retain(|name| !self.exchanged.contains(name));
         keep(root, &images, &self.removed, &new)?;
-        let begun = now();
+        let begun = clock();
         let made = install(&["dracut"]).and_then(|()| {
             // Some of its packages make only the image of the newest kernel by themselves.
             for image in images.iter().filter(|image| !image.is_of_dracut(root, begun)) {
@@ -147,7 +146,9 @@ impl Switch {
         });
         let made = made.and_then(|()| {
             images.iter().for_each(|image| image.tell(root));
-            written(&root.join(KEPT), DONE, "").map_err(|error| refused(error.to_string()))
+            durable(root)
+                .and_then(|()| written(&root.join(KEPT), DONE, ""))
+                .map_err(|error| refused(error.to_string()))
         });
         let Err(error) = made else { return Ok(()) };
         let error = Error::new(Kind::Internal, "switching to dracut", error.cause());
@@ -194,8 +195,7 @@ pub fn undo(root: &Path) -> Result<bool> {
 fn installed_again(root: &Path, packages: &[&str]) -> Result<()> {
     // What was cut off comes to an end first, which may make images by dracut.
     tool::run_to_its_end("dpkg", "dpkg", &["--configure", "-a"])?;
-    std::thread::sleep(Duration::from_secs(1));
-    let begun = now();
+    let begun = clock();
     simulated(packages)?;
     install(packages)?;
     for image in kernels(root) {
@@ -239,12 +239,12 @@ struct Image {
 }
 
 impl Image {
-    fn is_newer(&self, since: u64) -> bool {
+    fn is_newer(&self, since: Duration) -> bool {
         changed(&self.file) >= Some(since)
     }
 
     /// Whether dracut has made it since then, and with dpsr's module, which leaves a note.
-    fn is_of_dracut(&self, root: &Path, since: u64) -> bool {
+    fn is_of_dracut(&self, root: &Path, since: Duration) -> bool {
         self.is_newer(since)
             && changed(&root.join("var/lib/dpsr/initramfs").join(&self.kernel)) >= Some(since)
     }
@@ -271,9 +271,15 @@ impl Image {
     }
 }
 
-/// When a file was changed last, in seconds since 1970.
-fn changed(file: &Path) -> Option<u64> {
-    fs::metadata(file).ok()?.ctime().try_into().ok()
+/// When a file was changed last, since 1970; no package can pretend another time.
+fn changed(file: &Path) -> Option<Duration> {
+    let meta = fs::metadata(file).ok()?;
+    Some(Duration::new(meta.ctime().try_into().ok()?, meta.ctime_nsec().try_into().ok()?))
+}
+
+/// The same of this moment.
+fn clock() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Those of all kernels that have one.
@@ -323,6 +329,7 @@ fn keep(root: &Path, images: &[Image], packages: &[String], new: &[String]) -> R
             fs::remove_dir_all(&kept)?;
         }
         fs::create_dir_all(&kept)?;
+        flushed(&kept)?;
         images.iter().try_for_each(|image| copied(&image.file, &image.kept(root)))?;
         let lines = |names: &[String]| names.join("\n") + "\n";
         written(&kept, NEW, &lines(new))?;
@@ -335,9 +342,12 @@ fn keep(root: &Path, images: &[Image], packages: &[String], new: &[String]) -> R
     })
 }
 
+/// Gives what was kept up, once the images that there are outlive a power cut.
 fn forget(root: &Path) -> Result<()> {
     let kept = root.join(KEPT);
-    fs::remove_dir_all(&kept).map_err(|error| Error::device("removing", kept.display().to_string(), &error))
+    durable(root)
+        .and_then(|()| fs::remove_dir_all(&kept))
+        .map_err(|error| Error::device("removing", kept.display().to_string(), &error))
 }
 
 /// Puts those images from before back that are `wanted`.
@@ -367,6 +377,11 @@ fn written(folder: &Path, name: &str, text: &str) -> io::Result<()> {
     fs::write(&file, text)?;
     File::open(&file)?.sync_all()?;
     flushed(&file)
+}
+
+/// Brings all of /boot to stable storage: who makes images leaves that to the kernel.
+fn durable(root: &Path) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(File::open(root.join("boot"))?)?)
 }
 
 /// Brings the name of a file to stable storage.
@@ -435,12 +450,12 @@ mod tests {
         check_room(root.path(), &before).unwrap();
         keep(root.path(), &before, &["initramfs-tools".to_owned()], &[]).unwrap();
         assert!(refuse_unfinished(root.path()).is_err());
-        assert!(!before[0].is_of_dracut(root.path(), 0), "dpsr has no part in it");
+        assert!(!before[0].is_of_dracut(root.path(), Duration::ZERO), "dpsr has no part in it");
         let note = root.path().join("var/lib/dpsr/initramfs");
         fs::create_dir_all(&note).unwrap();
         fs::write(note.join("6.1"), "").unwrap();
-        assert!(before[0].is_of_dracut(root.path(), 0));
-        assert!(!before[0].is_of_dracut(root.path(), now() + 60), "it is an old one");
+        assert!(before[0].is_of_dracut(root.path(), Duration::ZERO));
+        assert!(!before[0].is_of_dracut(root.path(), clock() + Duration::from_secs(60)), "it is an old one");
 
         // The one of the newest kernel is gone, as dracut leaves it where there is no room.
         fs::write(&before[0].file, "by dracut").unwrap();

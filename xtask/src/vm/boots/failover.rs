@@ -259,6 +259,15 @@ pub(super) fn swaps(machine: &mut Machine) -> Result<()> {
 }
 
 /// What nobody but the test writes.
+/// Two generations, each with a word of its own, and a third word that is in none.
+pub(super) fn two_generations(machine: &mut Machine) -> Result<()> {
+    for word in ["first", "second"] {
+        mark(machine, word)?;
+        dpsr(machine, "sync")?;
+    }
+    mark(machine, "third")
+}
+
 pub(super) fn mark(machine: &mut Machine, word: &str) -> Result<()> {
     machine.guest()?.ok(&format!("echo {word} >/root/marker; sync")).map(drop)
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use super::failover::{
     back, mark, marked, on, record_in_initramfs, restarted, root_by_partuuid, stands_on_dpsr, startup, swaps,
+    two_generations,
 };
-use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
+use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
@@ -92,11 +93,7 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     activated(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     machine.guest()?.ok(&format!("for n in $(seq 500); do echo {CANARY}; done >/root/canary; sync"))?;
-    mark(&mut machine, "first")?;
-    dpsr(&mut machine, "sync")?;
-    mark(&mut machine, "second")?;
-    dpsr(&mut machine, "sync")?;
-    mark(&mut machine, "third")?;
+    two_generations(&mut machine)?;
     machine.power_cut();
     if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;

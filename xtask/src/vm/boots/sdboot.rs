@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine that is started by systemd-boot: its DPSR disk is, too.
 
-use super::failover::{mark, marked, on, restarted, stands_on_dpsr};
-use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
+use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary};
 use crate::Result;
 use crate::json::Json;
 use crate::vm::installed::TOKEN;
@@ -26,11 +26,7 @@ pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
-    for word in ["first", "second"] {
-        mark(&mut machine, word)?;
-        dpsr(&mut machine, "sync")?;
-    }
-    mark(&mut machine, "third")?;
+    two_generations(&mut machine)?;
     let status = dpsr_json(&mut machine, "boot status")?;
     must(status.find("current") == Some(&Json::Bool(true)), || format!("{status:?}"))?;
     let entries = "mount -o ro /dev/disk/by-label/DPSR-ESP /mnt && cd /mnt/loader/entries && cat -- *; cd /; umount /mnt";

@@ -2,8 +2,8 @@
 //! A machine whose initramfs images are made by initramfs-tools, as Debian installs it. dracut takes its place only when
 //! somebody says so, and it gets it back.
 
-use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr};
-use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr, two_generations};
+use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary};
 use crate::Result;
 use crate::vm::PRIMARY;
 use crate::vm::machine::{Machine, Start};
@@ -36,11 +36,7 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
-    mark(&mut machine, "first")?;
-    dpsr(&mut machine, "sync")?;
-    mark(&mut machine, "second")?;
-    dpsr(&mut machine, "sync")?;
-    mark(&mut machine, "third")?;
+    two_generations(&mut machine)?;
     machine.power_cut();
 
     let mut machine = on(rig, Start::Bios, &[&rig.dpsr], "from the copy, the primary missing")?;
