@@ -43,5 +43,7 @@ note() {
     local notes=$dracutsysrootdir/var/lib/dpsr/initramfs
     [[ $outfile == "$dracutsysrootdir"/boot/* ]] || return 0
     mkdir -p "$notes"
-    printf 'image=%s\nhostonly=%s\n' "${outfile#"$dracutsysrootdir"}" "$hostonly" >"$notes/${kernel:?}"
+    # dpsr itself lets it be made under this name, and then puts it in its place.
+    local image=${outfile%.dpsr-new}
+    printf 'image=%s\nhostonly=%s\n' "${image#"$dracutsysrootdir"}" "$hostonly" >"$notes/${kernel:?}"
 }

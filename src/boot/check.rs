@@ -176,8 +176,14 @@ pub enum Layer {
 }
 
 /// What names a LUKS volume: to dracut, and to systemd's generator. (systemd-cryptsetup-generator(8))
-const LUKS: [&str; 6] =
-    ["rd.luks.uuid=", "rd.luks.name=", "rd.luks.partuuid=", "rd.luks.serial=", "luks.uuid=", "luks.name="];
+const LUKS: [&str; 4] = ["rd.luks.uuid=", "rd.luks.name=", "luks.uuid=", "luks.name="];
+const BESIDE: [&str; 2] = ["rd.luks.partuuid=", "rd.luks.serial="];
+
+/// The digits of a UUID, however it is divided; of LUKS also behind the name of its device.
+fn digits(uuid: &str) -> String {
+    let digits = uuid.trim_start_matches("luks-").chars().filter(char::is_ascii_hexdigit);
+    digits.map(|digit| digit.to_ascii_lowercase()).collect()
+}
 
 /// dracut starts only what the command line names, in an image that was not made for this machine alone.
 /// (dracut.cmdline(7))
@@ -187,17 +193,29 @@ pub fn assembled(text: &str, layers: &[Layer]) -> Vec<Finding> {
     if words.iter().any(|word| on.contains(&word.as_str())) {
         return Vec::new();
     }
+    let values = |names: &'static [&'static str]| {
+        words.iter().filter_map(move |word| names.iter().find_map(|name| word.strip_prefix(name)))
+    };
+    let same = |value: &str, uuid: &str| digits(value) == digits(uuid);
     let unnamed = layers.iter().filter_map(|layer| {
-        let (names, what, word): (&[&str], _, _) = match layer {
+        let (named, what, word) = match layer {
             Layer::Volume(group, name) => {
-                (&["rd.lvm.lv=", "rd.lvm.vg="], format!("the logical volume {group}/{name}"), format!("rd.lvm.lv={group}/{name}"))
+                let volume = format!("{group}/{name}");
+                let named = values(&["rd.lvm.vg="]).any(|value| value == group)
+                    || values(&["rd.lvm.lv="]).any(|value| value == volume);
+                (named, format!("the logical volume {volume}"), format!("rd.lvm.lv={volume}"))
             }
             Layer::Luks(uuid) => {
-                (&LUKS, format!("the LUKS volume {uuid}"), format!("rd.luks.uuid={uuid}"))
+                let name = |value: &str| value.split('=').next().unwrap_or_default().to_owned();
+                // By the partition, or by the disk: nobody here knows whether it is the right one.
+                let named = values(&LUKS).any(|value| same(&name(value), uuid)) || values(&BESIDE).next().is_some();
+                (named, format!("the LUKS volume {uuid}"), format!("rd.luks.uuid={uuid}"))
             }
-            Layer::Array(uuid) => (&["rd.md.uuid="], format!("the array {uuid}"), format!("rd.md.uuid={uuid}")),
+            Layer::Array(uuid) => {
+                let named = values(&["rd.md.uuid="]).any(|value| same(value, uuid));
+                (named, format!("the array {uuid}"), format!("rd.md.uuid={uuid}"))
+            }
         };
-        let named = words.iter().any(|word| names.iter().any(|name| word.starts_with(name)));
         (!named).then(|| {
             let what = format!(
                 "the root needs {what}, which dracut starts only where the kernel's command line names it"
@@ -284,11 +302,18 @@ mod tests {
             Layer::Luks("1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05".to_owned()),
             Layer::Array("1d3f6bb6:5d3c4a5e:9a0b0c5e:5d2f7a08".to_owned()),
         ];
-        for line in ["rd.auto ro", "rd.auto=1", "rd.lvm.vg=vg luks.name=1=x rd.md.uuid=2"] {
+        for line in [
+            "rd.auto ro",
+            "rd.auto=1",
+            "rd.lvm.vg=vg luks.name=1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05=x \
+             rd.md.uuid=1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a08",
+            "rd.lvm.lv=vg/root rd.luks.uuid=luks-1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05 \
+             rd.md.uuid=1d3f6bb6:5d3c4a5e:9a0b0c5e:5d2f7a08",
+        ] {
             assert_eq!(assembled(line, &layers), [], "{line}");
         }
         insta::assert_snapshot!(told(assembled(
-            "root=/dev/mapper/vg-root ro rd.auto=0 rd.lvm.conf=0",
+            "root=/dev/mapper/vg-root ro rd.auto=0 rd.lvm.lv=vg/swap rd.md.uuid=2 rd.luks.uuid=3",
             &layers
         )));
     }

@@ -160,7 +160,9 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
 /// Where another pair boots, or nobody knows whether it does, dracut goes on making the images.
 fn switched_back(dir: &Path) -> Result<bool> {
     let boots = |name: &String| config::load(dir, name).map_or(true, |config| config.boot);
-    if config::list(dir)?.iter().any(boots) { Ok(false) } else { switch::undo(root()) }
+    let others = config::list(dir)?.iter().any(boots);
+    // One that was cut off serves nobody.
+    if others && !switch::is_unfinished(root()) { Ok(false) } else { switch::undo(root()) }
 }
 
 /// The switch of the initramfs generator without which the DPSR disk could not be made bootable, where there is one
@@ -191,6 +193,11 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
     switch::planned().map(Some)
 }
 
+/// Whether the primary's own menu is that of systemd-boot.
+pub fn is_started_by_systemd_boot() -> bool {
+    sdboot::is_used(root())
+}
+
 /// Makes the switch that was shown.
 pub fn make_switch(switch: &Switch) -> Result<()> {
     let _alone = alone()?;
@@ -217,6 +224,8 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     let wanted = set::Wanted::of(root(), &preferred_kernel(), dir)?;
     let mut updated = Updated { kernel: wanted.kernel.version.clone(), ..Updated::default() };
     if !wanted.is_on(esp.path()) {
+        // Sets that the menu does not name go first, for their room.
+        sdboot::remove_unnamed(esp.path(), set::named(esp.path()).as_deref())?;
         updated.initramfs = Some(wanted.make(root(), &esp)?);
     }
     let mut settle = |path: &str, content: &[u8]| -> Result<()> {

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::efi::{BEHIND_SHIM, Loader};
 use super::grub::{Menu, SHOWN};
 use super::place;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::time::utc;
 
 /// What the loader has told of itself: attributes, then text in UTF-16. (systemd's Boot Loader Interface)
@@ -117,7 +117,29 @@ pub fn stands(top: &Path, wanted: &[(String, String)]) -> bool {
 
 /// Removes the entries of ours that are not `wanted`.
 pub fn remove_others(top: &Path, wanted: &[(String, String)]) -> Result<()> {
-    others(top, wanted).iter().try_for_each(|path| place::remove(top, path))
+    removed(top, &others(top, wanted))
+}
+
+/// Removes the entries of ours whose kernel is not that of the set `named`: what was cut off, or failed, before the menu
+/// named theirs.
+pub fn remove_unnamed(top: &Path, named: Option<&str>) -> Result<()> {
+    let kernel = named.map(|set| format!("linux /dpsr/{set}/"));
+    let mut paths = others(top, &[]);
+    paths.retain(|path| {
+        let text = fs::read_to_string(top.join(path)).unwrap_or_default();
+        kernel.as_ref().is_none_or(|kernel| !text.contains(kernel.as_str()))
+    });
+    removed(top, &paths)
+}
+
+/// Durably: what they name is removed next, and FAT keeps no order.
+fn removed(top: &Path, paths: &[String]) -> Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    paths.iter().try_for_each(|path| place::remove(top, path))?;
+    place::flush(&top.join(ENTRIES))
+        .map_err(|error| Error::device("writing", format!("{ENTRIES} on the ESP of the DPSR disk"), &error))
 }
 
 fn others(top: &Path, wanted: &[(String, String)]) -> Vec<String> {
@@ -186,6 +208,11 @@ mod tests {
         place::settle(top.path(), "loader/entries/debian.conf", b"title x\n").unwrap();
         put(&all);
         assert!(stands(top.path(), &all));
+        remove_unnamed(top.path(), Some("0123")).unwrap();
+        assert!(stands(top.path(), &all), "the menu names their kernel");
+        remove_unnamed(top.path(), Some("4567")).unwrap();
+        assert_eq!(others(top.path(), &[]), [""; 0]);
+        put(&all);
         let fewer = entries(&menu(&words[..2], &older[..1]));
         assert!(
             fewer.iter().all(|(path, _)| all.iter().all(|(old, _)| old != path)),

@@ -74,12 +74,15 @@ pub fn has_initramfs_tools(root: &Path) -> bool {
     })
 }
 
+/// Whether a switch was begun and not ended: an image may be torn, whatever it looks like.
+pub fn is_unfinished(root: &Path) -> bool {
+    let kept = root.join(KEPT);
+    kept.join(PACKAGES).exists() && !kept.join(DONE).exists()
+}
+
 /// Refuses where a switch was begun and not ended.
 pub fn refuse_unfinished(root: &Path) -> Result<()> {
-    let kept = root.join(KEPT);
-    let Some(begun) = changed(&kept.join(PACKAGES)) else { return Ok(()) };
-    let made = || has_dracut(root) && images(root).iter().all(|image| image.is_of_dracut(root, begun));
-    if kept.join(DONE).exists() || made() {
+    if !is_unfinished(root) {
         return Ok(());
     }
     Err(Error::new(Kind::Refused, "switching to dracut", "an earlier switch was cut off in the middle")
@@ -117,9 +120,14 @@ impl Switch {
     fn of(told: &str) -> Self {
         let named = |beginning: &str, also: &str| {
             let lines = told.lines().filter_map(|line| line.strip_prefix(beginning)?.split_once(' '));
-            lines.filter(|(_, rest)| rest.starts_with(also)).map(|(name, _)| name.to_owned()).collect()
+            let names = lines.filter(|(_, rest)| rest.starts_with(also)).map(|(name, _)| name.to_owned());
+            names.collect::<Vec<_>>()
         };
-        Self { installed: named("Inst ", ""), exchanged: named("Inst ", "["), removed: named("Remv ", "") }
+        Self {
+            installed: named("Inst ", ""),
+            exchanged: named("Inst ", "["),
+            removed: [named("Remv ", ""), named("Purg ", "")].concat(),
+        }
     }
 
     /// Makes the switch. On an error the machine is as before, or the error says what is not.
@@ -127,18 +135,20 @@ impl Switch {
         if !has_initramfs_tools(root) {
             return Err(refused("initramfs-tools does not make the images any more"));
         }
+        if simulated(&["dracut"])? != *self {
+            return Err(refused("other packages would come and go by now than were shown").next("try again"));
+        }
         let images = images(root);
         check_room(root, &images)?;
         let mut new = self.installed.clone();
         new.retain(|name| !self.exchanged.contains(name));
         keep(root, &images, &self.removed, &new)?;
         let begun = clock();
-        let made = install(&["dracut"]).and_then(|()| {
+        // They may have taken the room, where all of it is one filesystem.
+        let made = check_room(root, &images).and_then(|()| install(&["dracut"])).and_then(|()| {
             // Some of its packages make only the image of the newest kernel by themselves.
-            for image in images.iter().filter(|image| !image.is_of_dracut(root, begun)) {
-                let file = image.file.display().to_string();
-                tool::run_within(IMAGE, "dracut", "dracut", &["--quiet", "--force", &file, &image.kernel])?;
-            }
+            let others = images.iter().filter(|image| !image.is_of_dracut(root, begun));
+            others.into_iter().try_for_each(Image::by_dracut)?;
             let missing = images.iter().find(|image| !image.is_of_dracut(root, begun));
             missing.map_or(Ok(()), |image| {
                 Err(refused(format!("dracut made no image with dpsr in it for kernel {}", image.kernel)))
@@ -155,18 +165,19 @@ impl Switch {
         Err(match as_before(root, &self.removed) {
             Ok(()) => error.left("everything is as it was before"),
             Err(undoing) => error
-                .left(format!("taking it back: {undoing}; the images from before are in /{KEPT}"))
-                .next("copy those to /boot before the machine is restarted"),
+                .left(format!("taking it back: {undoing}; the images from before are in /{KEPT}, too"))
+                .next("see that each kernel in /boot has its initrd.img; then 'dpsr boot uninstall' takes the rest back"),
         })
     }
 }
 
-/// After a switch that failed: the packages from before, and the images from before.
+/// After a switch that failed: the images from before, and the packages from before.
 fn as_before(root: &Path, packages: &[String]) -> Result<()> {
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     let installed = if has_initramfs_tools(root) { Ok(()) } else { install(&packages) };
-    put_back(root, |_| true).map_err(|error| Error::device("putting back", "/boot", &error))?;
+    put_back(root, |_| true).map_err(|error| Error::device("putting back images of", "/boot", &error))?;
     installed?;
+    purged(root);
     forget(root)
 }
 
@@ -183,7 +194,7 @@ pub fn undo(root: &Path) -> Result<bool> {
         };
         let again = packages.replace('\n', " ");
         return Err(Error::new(Kind::Internal, "giving initramfs-tools its place back", error.cause())
-            .left(left)
+            .left(format!("the DPSR disk boots nothing any more; {left}"))
             .next(format!(
                 "see that apt-get install {} works; then 'dpsr boot uninstall' again",
                 again.trim()
@@ -194,9 +205,12 @@ pub fn undo(root: &Path) -> Result<bool> {
 
 fn installed_again(root: &Path, packages: &[&str]) -> Result<()> {
     // What was cut off comes to an end first, which may make images by dracut.
-    tool::run_to_its_end("dpkg", "dpkg", &["--configure", "-a"])?;
+    tool::run_to_its_end("dpkg", "dpkg", &["--force-confdef", "--force-confold", "--configure", "-a"])?;
     let begun = clock();
-    simulated(packages)?;
+    let new = new(root);
+    if let Some(other) = simulated(packages)?.removed.iter().find(|name| !new.contains(name)) {
+        return Err(refused(format!("the package {other} would go, which did not come with the switch")));
+    }
     install(packages)?;
     for image in kernels(root) {
         // It makes only the image of the newest kernel by itself.
@@ -214,16 +228,29 @@ fn installed_again(root: &Path, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what came with the switch: dracut's hook would go on making an image of each new kernel.
-fn purged(root: &Path) {
+/// The packages that came with the switch.
+fn new(root: &Path) -> Vec<String> {
     let new = fs::read_to_string(root.join(KEPT).join(NEW)).unwrap_or_default();
-    let new: Vec<&str> = new.lines().collect();
-    if new.is_empty() {
-        return;
-    }
-    let words = [&APT[..], &["purge"], &new[..]].concat();
-    if let Err(error) = tool::run_to_its_end("apt-get", "apt", &words) {
-        tracing::warn!("{error}, ignoring: these packages are not needed any more: {}", new.join(" "));
+    new.lines().map(str::to_owned).collect()
+}
+
+/// Takes away what came with the switch, as far as nothing else needs it: dracut's hook would go on making an image of
+/// each new kernel.
+fn purged(root: &Path) {
+    let new = new(root);
+    let all: Vec<&str> = new.iter().map(String::as_str).collect();
+    let alone = |packages: &&[&str]| {
+        let words = [&["--simulate"], &APT[..], &["purge"], packages].concat();
+        let told = tool::run("apt-get", "apt", &words).map(|told| Switch::of(&told));
+        told.is_ok_and(|told| told.removed.iter().all(|name| new.contains(name)))
+    };
+    let gone = [&all[..], &["dracut"]].into_iter().filter(|packages| !packages.is_empty()).find(alone);
+    let done = gone
+        .map(|packages| tool::run_to_its_end("apt-get", "apt", &[&APT[..], &["purge"], packages].concat()));
+    match done {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::warn!("{error}, ignoring: not needed any more: {}", new.join(" ")),
+        None => tracing::warn!("others need what came with dracut, which stays: {}", new.join(" ")),
     }
 }
 
@@ -252,6 +279,17 @@ impl Image {
     /// Where it is kept.
     fn kept(&self, root: &Path) -> PathBuf {
         root.join(KEPT).join(format!("initrd.img-{}", self.kernel))
+    }
+
+    /// Lets dracut make it, complete or not at all: it writes into the file it is given.
+    fn by_dracut(&self) -> Result<()> {
+        let new = with_end(&self.file);
+        let path = new.display().to_string();
+        let made = tool::run_within(IMAGE, "dracut", "dracut", &["--quiet", "--force", &path, &self.kernel])
+            .and_then(|_| {
+                placed(&new, &self.file).map_err(|error| Error::device("writing", path.clone(), &error))
+            });
+        made.inspect_err(|_| fs::remove_file(&new).unwrap_or_default())
     }
 
     /// Tells those who have copies of it that it is a new one.
@@ -350,25 +388,40 @@ fn forget(root: &Path) -> Result<()> {
         .map_err(|error| Error::device("removing", kept.display().to_string(), &error))
 }
 
-/// Puts those images from before back that are `wanted`.
+/// Puts those images from before back that are `wanted`: those of kernels without one first, and all that can be. The
+/// first error.
 fn put_back(root: &Path, wanted: impl Fn(&Image) -> bool) -> io::Result<()> {
-    for image in kernels(root).iter().filter(|image| image.kept(root).is_file() && wanted(image)) {
-        copied(&image.kept(root), &image.file)?;
-        image.tell(root);
+    let mut images = kernels(root);
+    images.retain(|image| image.kept(root).is_file() && wanted(image));
+    images.sort_by_key(|image| image.file.exists());
+    let back = |image: &Image| copied(&image.kept(root), &image.file).inspect(|()| image.tell(root));
+    let mut first = Ok(());
+    for image in &images {
+        // Whatever became of the others.
+        let done = back(image);
+        first = first.and(done);
     }
-    Ok(())
+    first
 }
 
 /// Makes `to` a copy of `from`, complete or not at all.
 fn copied(from: &Path, to: &Path) -> io::Result<()> {
-    let mut new = to.as_os_str().to_owned();
+    let new = with_end(to);
+    let copy = fs::copy(from, &new).and_then(|_| placed(&new, to));
+    copy.inspect_err(|_| fs::remove_file(&new).unwrap_or_default())
+}
+
+/// The name of a file that is not complete yet; dpsr's dracut module knows the end of it.
+fn with_end(file: &Path) -> PathBuf {
+    let mut new = file.as_os_str().to_owned();
     new.push(".dpsr-new");
-    let copy = || {
-        fs::copy(from, &new)?;
-        File::open(&new)?.sync_all()?;
-        fs::rename(&new, to)
-    };
-    copy().inspect_err(|_| fs::remove_file(&new).unwrap_or_default())?;
+    new.into()
+}
+
+/// Puts the file `new` in the place of `to`, durably.
+fn placed(new: &Path, to: &Path) -> io::Result<()> {
+    File::open(new)?.sync_all()?;
+    fs::rename(new, to)?;
     flushed(to)
 }
 

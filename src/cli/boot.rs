@@ -27,7 +27,14 @@ pub(super) fn run(args: &Boot) -> Result<()> {
                 ),
                 false => error,
             })?;
-            if !args.json && Path::new(OWN_MENU).exists() {
+            if args.json {
+                return Ok(());
+            }
+            if boot::is_started_by_systemd_boot() {
+                say(
+                    "The next kernel-install adds an entry that starts the copy to the primary's own boot menu.",
+                );
+            } else if Path::new(OWN_MENU).exists() {
                 say("update-grub adds an entry that leads there to the primary's own boot menu.");
             }
             Ok(())

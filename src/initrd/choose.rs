@@ -33,7 +33,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// started without it is not taken in any more.
 const PARTS: Duration = Duration::from_secs(30);
 
-/// How much longer such a primary is waited for, after it was started with what there is.
+/// How long such a primary is waited for once it was started with what there is.
 const ASSEMBLY: Duration = Duration::from_secs(15);
 
 const GLANCE: Duration = Duration::from_millis(100);
@@ -69,7 +69,8 @@ pub fn chosen<'a>(
 ) -> (&'a PairConfig, Choice) {
     let mut watch = Watch::begin();
     let mut question: Option<Question> = None;
-    let (mut hopeless, mut discarded, mut tried) = (false, false, 0);
+    let (mut hopeless, mut discarded) = (false, false);
+    let (mut tried, mut started) = (0, None::<Instant>);
     loop {
         let (config, seen, age) = watch.look(dir, pairs);
         // Once: where it fails, it would fail for ever, and nothing else would start either.
@@ -93,14 +94,18 @@ pub fn chosen<'a>(
             if !parts.is_empty() {
                 wait = wait.max(PARTS);
                 let otherwise = decide(asked, &seen, Patience { primary: wait, store: STORE });
-                // Once for each part that came since: with one more it may be enough of them.
                 // Where the copy is newer, it is started whatever is there, and nothing is to write to the old primary.
                 let decided = asked == Asked::Force || seen.store.is_some_and(is_newer);
+                // Once for each part that came since: with one more it may be enough of them.
                 if matches!(otherwise, Choice::Copy(_) | Choice::Ask(_)) && !decided && parts.len() > tried {
                     tried = parts.len();
                     array::start(&parts);
+                    started = Some(Instant::now());
                 }
-                wait += ASSEMBLY;
+                if !decided && started.is_some_and(|at| at.elapsed() < ASSEMBLY) {
+                    sleep(GLANCE);
+                    continue;
+                }
             }
         }
         match decide(asked, &seen, Patience { primary: wait, store: STORE }) {

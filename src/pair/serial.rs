@@ -57,9 +57,13 @@ pub fn array_uuid(text: &str) -> Option<String> {
 /// What the kernel says. Of metadata 0.90 it keeps four numbers in its own order of bytes. (mdadm's `uuid_from_super0`)
 fn array(disk: &BlockNode) -> Option<String> {
     let uuid = array_uuid(&disk.attr("md/uuid")?)?;
-    if disk.attr("md/metadata_version").as_deref() != Some("0.90") {
-        return Some(uuid);
+    match disk.attr("md/metadata_version").as_deref() {
+        Some("0.90") => swapped(&uuid),
+        _ => Some(uuid),
     }
+}
+
+fn swapped(uuid: &str) -> Option<String> {
     let number = |digits: &str| u32::from_str_radix(digits, 16).map(u32::swap_bytes);
     let numbers: Result<Vec<u32>, _> = uuid.split(':').map(number).collect();
     Some(numbers.ok()?.iter().map(|number| format!("{number:08x}")).collect::<Vec<_>>().join(":"))
@@ -89,6 +93,13 @@ mod tests {
         }
         assert_eq!(named_array(name.as_deref()), name);
         assert_eq!(array_uuid("5c3f6bb6"), None);
+        assert_eq!(
+            array_uuid("00000000-0000-0000-0000-000000000000"),
+            None,
+            "its metadata is not the kernel's own"
+        );
+        let other = swapped("b66b3f5c:5e4a3c5d:5e0c0b9a:0f7a2f5d");
+        assert_eq!(other, name, "metadata 0.90");
         assert_eq!(named_array(Some("mpath-5c3f6bb65d3c4a5e9a0b0c5e5d2f7a0f")), None);
         assert_eq!(named_array(Some("5c3f6bb65d3c4a5e9a0b0c5e5d2f7a0f")), None);
     }
