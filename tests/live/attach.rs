@@ -80,7 +80,7 @@ fn every_generation_is_what_an_export_writes() {
         let disk = &world.primary.node;
         shell::ok(&format!("sfdisk --quiet --delete {disk} 3; udevadm settle"));
         let add = "echo 'start=100352, size=70001, type=L' | sfdisk --quiet --append";
-        shell::ok(&format!("{add} {disk}; udevadm wait --settle --timeout=60 {}", part(3)));
+        shell::ok(&format!("{add} {disk}; udevadm settle; udevadm wait --settle --timeout=60 {}", part(3)));
         shell::ok(&format!("head -c 5M /dev/urandom >{}", part(3)));
         sync();
         shell::ok(&format!("head -c 6M /dev/urandom >{}", part(3)));

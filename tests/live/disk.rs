@@ -43,10 +43,19 @@ impl Disk {
     /// Writes a GPT; each line is one partition as sfdisk(8) reads it. Returns once udev has made the nodes
     /// and links of all of them.
     pub fn partition(&self, lines: &[&str]) {
-        let script = format!("label: gpt\\n{}\\n", lines.join("\\n"));
+        self.partition_as("label: gpt", lines);
+    }
+
+    /// The same with the header lines of such a script, which say what the table is.
+    ///
+    /// udevd reads the table anew once the disk is closed, and for that moment there are no nodes. Only
+    /// `udevadm settle` asks udevd itself, which answers when it has done so; waiting for the links does not.
+    pub fn partition_as(&self, header: &str, lines: &[&str]) {
+        let script = format!("{header}\\n{}\\n", lines.join("\\n"));
         shell::ok(&format!("printf '{script}' | sfdisk --quiet --wipe always {}", self.node));
         let links = (1..=lines.len()).map(|number| format!(" {}-part{number}", self.link()));
-        shell::ok(&format!("udevadm wait --settle --timeout=60{}", links.collect::<String>()));
+        let links = links.collect::<String>();
+        shell::ok(&format!("udevadm settle --timeout=60; udevadm wait --settle --timeout=60{links}"));
     }
 
     /// Asserts that `other` reads as this disk does now, to the last byte.

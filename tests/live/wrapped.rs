@@ -27,8 +27,8 @@ pub const LEFT_OUT: u32 = 4;
 /// mounted.
 pub fn make(world: &World) -> Vec<PathBuf> {
     let disk = &world.primary;
-    disk.partition(&["size=34M, type=U", "size=48M", "size=64M", "size=16M", "size=64M"]);
-    shell::ok(&format!("sfdisk --quiet --disk-id {} {GUID}", disk.node));
+    let lines = ["size=34M, type=U", "size=48M", "size=64M", "size=16M", "size=64M"];
+    disk.partition_as(&format!("label: gpt\\nlabel-id: {GUID}"), &lines);
     let part = |number| disk.part(number);
     shell::ok(&format!(
         "mkfs.fat -F 16 {}; mkfs.ext4 -q {}; {} {}",

@@ -26,7 +26,7 @@ pub(super) fn live_pair(machine: &mut Machine) -> Result<()> {
     let disk = format!("/dev/disk/by-id/virtio-{PRIMARY}");
     guest.ok(&format!(
         "printf 'label: gpt\\nsize=128M, type=L\\n' | sfdisk --quiet --wipe always {disk}; \
-         udevadm wait --settle --timeout=60 {disk}-part1; mkfs.ext4 -q -L story {disk}-part1"
+         udevadm settle; udevadm wait --settle --timeout=60 {disk}-part1; mkfs.ext4 -q -L story {disk}-part1"
     ))?;
     dpsr(machine, &format!("init --no-boot {disks} --confirm {DPSR}"))?;
     let record = "printf '\\n[live]\\nquiet = 5\\nquiet_limit = 0\\n' >>/root/pair/system.toml; sync";
