@@ -329,6 +329,7 @@ impl Planned {
             primary: PrimaryRecord {
                 path: primary.lasting_path(&self.roots),
                 size: primary.size,
+                disk_size: None,
                 block: primary.block,
                 serial: primary.serial.clone(),
                 wwn: primary.wwn.clone(),

@@ -345,6 +345,7 @@ fn told_by_store(dpsr: &Dpsr, contents: &Contents) -> PairConfig {
         primary: PrimaryRecord {
             path: format!("the disk {}", contents.index.primary).into(),
             size: map.disk,
+            disk_size: None,
             block: map.block,
             serial: None,
             wwn: None,

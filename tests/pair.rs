@@ -7,7 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,7 +21,7 @@ use dpsr::pair::empty::emptiness;
 use dpsr::pair::inuse::device_uses;
 use dpsr::pair::layout::{DpsrLayout, Guids, write_gpt};
 use dpsr::pair::lock::Mode;
-use dpsr::pair::open::{PrimaryUse, discover, open_store_only};
+use dpsr::pair::open::{PrimaryUse, discover, open_primary, open_store_only};
 use dpsr::pair::probe::Probe;
 use dpsr::pair::sysfs::{DevNum, Roots};
 use dpsr::pair::table::Table;
@@ -85,6 +85,7 @@ fn make(primary: &Path, dpsr: &Path) -> PairConfig {
         primary: PrimaryRecord {
             path: primary.into(),
             size: first.size,
+            disk_size: None,
             block: first.block,
             serial: first.serial,
             wwn: first.wwn,
@@ -115,6 +116,38 @@ fn files_make_a_pair_and_lock_it() {
     assert_eq!(error.kind(), Kind::Busy, "{error}");
     drop(pair);
     open_store_only(&roots, &config, Mode::Shared).map(drop).unwrap();
+}
+
+#[test]
+fn of_a_larger_primary_only_the_beginning_belongs_to_the_pair() {
+    let dir = tempfile::tempdir().unwrap();
+    let (primary, dpsr) = (image(dir.path(), "primary", 16), image(dir.path(), "dpsr", 48));
+    let mut config = make(&primary, &dpsr);
+    let roots = Roots::default();
+    let larger = Bytes(24 * MIB);
+    File::options().write(true).open(&primary).unwrap().set_len(larger.0).unwrap();
+    let refused =
+        |config: &PairConfig| open_primary(&roots, config, PrimaryUse::Offline).err().unwrap().to_string();
+    let told = refused(&config);
+    assert!(told.contains("it has 25165824 bytes instead of 16777216"), "{told}");
+    config.primary.disk_size = Some(larger);
+    let opened = open_primary(&roots, &config, PrimaryUse::Offline).unwrap();
+    assert_eq!(opened.disk.size(), config.primary.size);
+    // Somebody makes use of the rest.
+    let disk = FileDisk::open(&primary, Access::Write).unwrap();
+    let mut layout = DpsrLayout { bios_boot: None, esp: None, store: Bytes(MIB)..Bytes(15 * MIB) };
+    let guids = Guids::random();
+    write_gpt(&disk, config.primary.block, &layout, &guids).unwrap();
+    config.primary.table = Some(guids.disk.to_string());
+    let opened = open_primary(&roots, &config, PrimaryUse::Offline).unwrap();
+    assert_eq!(opened.table.partitions.len(), 1);
+    drop(opened);
+    layout.store = Bytes(MIB)..Bytes(20 * MIB);
+    write_gpt(&disk, config.primary.block, &layout, &guids).unwrap();
+    let told = refused(&config);
+    let why = "partition 1 ends behind the disk; repair it with fdisk or sgdisk; of this disk the pair has the first \
+               16777216 bytes only";
+    assert!(told.contains(why), "{told}");
 }
 
 #[test]

@@ -142,48 +142,9 @@ pub fn choose(dir: &Path, name: Option<&str>) -> Result<PairConfig> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::failover::FailoverConfig;
-    use super::super::live::LiveConfig;
-    use super::super::record::{DpsrRecord, PrimaryRecord};
+    use super::super::testing::sample;
     use super::*;
-    use crate::keep::Rules;
-    use crate::units::Bytes;
-    use std::num::NonZeroU32;
     use std::os::unix::fs::PermissionsExt;
-    use uuid::Uuid;
-
-    fn sample(name: &str) -> PairConfig {
-        PairConfig {
-            name: name.into(),
-            id: Uuid::from_u128(1),
-            leave_out: vec!["1234abcd-05".into()],
-            group: vec![],
-            history: Some(Bytes(1 << 30)),
-            keep: Rules { daily: NonZeroU32::new(7), ..Rules::default() },
-            boot: false,
-            failover: FailoverConfig::default(),
-            live: LiveConfig::default(),
-            reserve: None,
-            primary: PrimaryRecord {
-                path: "/dev/sda".into(),
-                size: Bytes(1 << 40),
-                block: Bytes(512),
-                serial: Some("S1".into()),
-                wwn: None,
-                table: Some("1234abcd".into()),
-                inode: None,
-            },
-            dpsr: DpsrRecord {
-                path: "/dev/sdb".into(),
-                size: Bytes(1 << 41),
-                serial: None,
-                wwn: Some("eui.1".into()),
-                disk_guid: Uuid::from_u128(2),
-                store: Uuid::from_u128(3),
-                inode: None,
-            },
-        }
-    }
 
     #[test]
     fn reads_back_and_is_private() {

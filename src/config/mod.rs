@@ -8,6 +8,8 @@ mod choose;
 mod failover;
 mod live;
 mod record;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use choose::{Draft, choose, file_name, list, load, save, valid_name};
 pub use failover::{FailoverConfig, Policy};

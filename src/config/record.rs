@@ -63,8 +63,12 @@ fn is_false(value: &bool) -> bool {
 pub struct PrimaryRecord {
     /// Where it was found; a hint only, names may move.
     pub path: PathBuf,
-    /// Its exact size in bytes.
+    /// How many bytes of it are copied, from its beginning: all there are, but on a larger disk that took the place of
+    /// the first.
     pub size: Bytes,
+    /// Its exact size in bytes, where that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<Bytes>,
     /// Its logical block size in bytes.
     pub block: Bytes,
     /// Its serial number, if it reports one.
@@ -80,6 +84,13 @@ pub struct PrimaryRecord {
     /// table nor a serial number tells the primary from another disk of its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
+}
+
+impl PrimaryRecord {
+    /// The exact size of the disk.
+    pub fn whole(&self) -> Bytes {
+        self.disk_size.unwrap_or(self.size)
+    }
 }
 
 /// What identifies the DPSR disk.

@@ -51,6 +51,8 @@ pub struct FileDisk {
     file: File,
     name: String,
     size: Bytes,
+    /// What there is of it beyond that, see [`FileDisk::first`], counts only for its identity.
+    whole: Bytes,
     alignment: Bytes,
     block: bool,
     identity: Identity,
@@ -95,7 +97,12 @@ impl FileDisk {
             settle_file(&file, size)?;
             (size, Bytes(SECTOR))
         };
-        Ok(Self { file, name, size, alignment, block, identity })
+        Ok(Self { file, name, size, whole: size, alignment, block, identity })
+    }
+
+    /// The same disk as if it ended after `size`.
+    pub fn first(self, size: Bytes) -> Self {
+        Self { size: size.min(self.size), ..self }
     }
 
     /// What the open descriptor leads to.
@@ -177,7 +184,10 @@ impl ReadDisk for FileDisk {
     }
 
     fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(buffer, at.0)
+        // Where the disk itself ends the kernel sees to that.
+        let left = self.size.saturating_sub(at).usize();
+        let len = if self.size < self.whole { buffer.len().min(left) } else { buffer.len() };
+        self.file.read_at(&mut buffer[..len], at.0)
     }
 
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
@@ -226,9 +236,9 @@ impl WriteDisk for FileDisk {
             return Err(io::Error::other("it has been deleted"));
         }
         let same = if self.block {
-            ioctl::size(&self.file)? == self.size
+            ioctl::size(&self.file)? == self.whole
         } else {
-            Bytes(metadata.len()) >= self.size
+            Bytes(metadata.len()) >= self.whole
         };
         if same { Ok(()) } else { Err(io::Error::other("its size has changed since it was opened")) }
     }

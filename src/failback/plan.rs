@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Parts;
 use super::fence::{fenced, other_use};
 use super::mirror::mirror;
 use super::target::Target;
+use super::{EDGE, Parts};
 use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::whole::{read_exact_at, write_all_at};
@@ -60,6 +60,9 @@ pub struct FailbackPlan {
     pub target: String,
     /// How much of it is overwritten.
     pub size: Bytes,
+    /// How much a larger disk has besides, that nothing uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused: Option<Bytes>,
     /// Whether it is the old primary.
     pub old_primary: bool,
     /// When something was last written to the old primary's filesystems, where they tell: seconds since 1970.
@@ -91,6 +94,12 @@ impl fmt::Display for FailbackPlan {
             writeln!(
                 f,
                 "Volume {lost} stayed on the primary, which is gone: only what the copy has of it comes back."
+            )?;
+        }
+        if let Some(unused) = self.unused {
+            writeln!(
+                f,
+                "It is larger than the primary was: {unused} at its end are of no use to this pair."
             )?;
         }
         writeln!(
@@ -152,6 +161,7 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     let plan = FailbackPlan {
         target: probe.name(),
         size: config.primary.size,
+        unused: (probe.size > config.primary.size).then(|| probe.size - config.primary.size),
         old_primary,
         last_written,
         stays: numbers(&store.contents, stays.as_ref()),
@@ -223,9 +233,9 @@ fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&
     if let Some(usage) = usage {
         return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
     }
-    if probe.size != config.primary.size {
-        let why = format!("it has {} bytes, and the primary had {}", probe.size.0, config.primary.size.0);
-        let next = "use a disk of that size; or restore onto this one, and make a new pair with 'dpsr init'";
+    if probe.size < config.primary.size {
+        let why = format!("it has {} bytes, and {} are copied to it", probe.size.0, config.primary.size.0);
+        let next = "use a disk of that size, or a larger one";
         return Err(refuse(probe, why).next(next));
     }
     if probe.block > map.block {
@@ -300,7 +310,7 @@ impl Planned {
         let from: Arc<dyn ReadDisk> = Arc::new(running(&self.roots, &store)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
         let parts = Parts::of(&store.contents, self.stays.as_ref());
-        unmark(&to, &parts).map_err(|error| error.left(unfinished).next(again))?;
+        unmark(&to, &parts, store.config.primary.size).map_err(|error| error.left(unfinished).next(again))?;
         if !self.plan.old_primary {
             make_swaps(&store.contents, to.as_ref()).map_err(|error| error.left(unfinished).next(again))?;
         }
@@ -315,8 +325,8 @@ impl Planned {
         drop(store);
         remember(&self.roots, &config, &target, self.stays.is_some())?;
         let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
-        let recorded =
-            (&now.primary.serial, &now.primary.wwn) != (&config.primary.serial, &config.primary.wwn);
+        let known = |it: &PairConfig| (it.primary.serial.clone(), it.primary.wwn.clone(), it.primary.whole());
+        let recorded = known(&now) != known(&config);
         if recorded {
             config::save(dir, &now)?;
         }
@@ -325,12 +335,14 @@ impl Planned {
 }
 
 /// Takes away what makes an old disk the one it was: half overwritten it is nobody's.
-fn unmark(to: &Arc<dyn WriteDisk>, parts: &Parts) -> Result<()> {
+fn unmark(to: &Arc<dyn WriteDisk>, parts: &Parts, copied: Bytes) -> Result<()> {
     let failed = |error: &std::io::Error| Error::device("overwriting the table of", to.name(), error);
     // First what says that there is a table: what is left of one would be taken for a damaged one.
     let first = to.prove().and_then(|()| to.zero(Bytes::ZERO..Bytes(SECTOR))).and_then(|()| to.flush());
     first.map_err(|error| failed(&error))?;
-    for edge in &parts.edges {
+    // What a backup table at the very end of a larger disk says was true of something else.
+    let end = to.size().saturating_sub(Bytes(EDGE)).max(copied.round_up(PAGE))..to.size();
+    for edge in parts.edges.iter().chain([&end]) {
         to.prove().and_then(|()| to.zero(edge.clone())).map_err(|error| failed(&error))?;
     }
     to.flush().map_err(|error| Error::device("flushing", to.name(), &error))

@@ -47,8 +47,12 @@ impl Target {
 
     /// The object that keeps it in the store.
     pub fn object(&self) -> Object {
-        let about = serde_json::to_vec(self).expect("numbers and texts are always JSON");
-        Object { kind: FAILBACK, about, runs: Vec::new() }
+        Object { kind: FAILBACK, about: self.to_json().into(), runs: Vec::new() }
+    }
+
+    /// As it is written down.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and texts are always JSON")
     }
 
     /// The one that a store keeps; `None` where no way back was begun.
@@ -119,6 +123,7 @@ impl Target {
     pub fn becomes_primary(&self, config: &PairConfig, path: std::path::PathBuf) -> PairConfig {
         let mut config = config.clone();
         config.primary.path = path;
+        config.primary.disk_size = (self.size != config.primary.size).then_some(self.size);
         config.primary.serial = self.serial.clone();
         config.primary.wwn = self.wwn.clone();
         config

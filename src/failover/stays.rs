@@ -74,7 +74,7 @@ impl Stays {
         }
         let primary = &config.primary;
         let recorded =
-            Target { size: primary.size, serial: primary.serial.clone(), wwn: primary.wwn.clone() };
+            Target { size: primary.whole(), serial: primary.serial.clone(), wwn: primary.wwn.clone() };
         let target = Target::home(contents).unwrap_or(recorded);
         let found = target.awaited(roots, DOING, config.failover.wait(None))?;
         let disk = FileDisk::open(found.path(), Access::Read)?;

@@ -99,7 +99,8 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
         return finish(&roots, config, &Steps::default()).map(back);
     }
     // From now on a primary that turns up, or was there, is nobody's.
-    hide::from_now_on(config)?;
+    let home = presence::store(dir, &config.name).and_then(|store| store.home);
+    hide::from_now_on(config, home.as_ref())?;
     if let Err(error) = upon::let_go(config) {
         say(Level::Warning, &format!("{error}, ignoring: it stands on the primary"));
     }

@@ -61,7 +61,7 @@ fn fitting(dir: &Path, disk: &BlockNode) -> Vec<PairConfig> {
         }
     });
     let sectors = disk.attr("size").and_then(|size| size.parse::<u64>().ok());
-    let fits = |pair: &PairConfig| sectors == Some(pair.primary.size.0 / SECTOR);
+    let fits = |pair: &PairConfig| sectors == Some(pair.primary.whole().0 / SECTOR);
     pairs.filter(fits).collect()
 }
 

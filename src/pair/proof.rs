@@ -24,6 +24,10 @@ pub(super) trait Identity {
     fn path(&self) -> &Path;
     /// Its size.
     fn size(&self) -> Bytes;
+    /// How many bytes of it, from its beginning, the pair is about.
+    fn extent(&self) -> Bytes {
+        self.size()
+    }
     /// The serial number and WWN it reported.
     fn names(&self) -> (Option<&str>, Option<&str>);
     /// The inode of the file it is or lies in, where that must be the recorded one.
@@ -45,6 +49,9 @@ impl Identity for PrimaryRecord {
         &self.path
     }
     fn size(&self) -> Bytes {
+        self.whole()
+    }
+    fn extent(&self) -> Bytes {
         self.size
     }
     fn names(&self) -> (Option<&str>, Option<&str>) {
@@ -62,7 +69,10 @@ impl Identity for PrimaryRecord {
         format!("if it is meant, say 'inode = {found}' under [primary] in the record of the pair")
     }
     fn read(&self, _: &Probe, disk: &FileDisk) -> Result<Table, String> {
-        let table = Table::read(disk, self.block).map_err(|error| error.to_string())?;
+        let table = Table::read(disk, self.block).map_err(|error| match self.disk_size {
+            Some(_) => format!("{error}; of this disk the pair has the first {} bytes only", self.size.0),
+            None => error.to_string(),
+        })?;
         let name = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
         match table.id() == self.table {
             true => Ok(table),
@@ -128,6 +138,7 @@ pub(super) fn open<I: Identity>(
     let disk = holder::open(roots, path, access)?;
     let descriptor = disk.descriptor().expect("a file has a descriptor");
     let probe = Probe::of_descriptor(roots, path, descriptor)?;
+    let disk = disk.first(identity.extent());
     let proven = compare(identity, &probe).and_then(|()| identity.read(&probe, &disk));
     match proven {
         Ok(evidence) => Ok(Proven { disk, probe, evidence }),

@@ -49,6 +49,21 @@ fn odd_tails_are_written_and_zeroed_in_place() {
 }
 
 #[test]
+fn what_lies_behind_the_first_bytes_is_not_there() {
+    let file = file(70_144);
+    let disk = FileDisk::open(file.path(), Access::Read).unwrap().first(Bytes(12_800));
+    assert_eq!(disk.size(), Bytes(12_800));
+    let mut buffer = Buffer::new(16_384).unwrap();
+    read_padded_at(&disk, Bytes(8192), &mut buffer[..8192]).unwrap();
+    assert_eq!(buffer[..4608], stamped(12_800)[8192..]);
+    assert!(buffer[4608..8192].iter().all(|&byte| byte == 0));
+    assert_eq!(disk.read_at(Bytes(12_800), &mut buffer).unwrap(), 0);
+    assert_eq!(disk.next_data(Bytes(4096)).unwrap(), Some(Bytes(4096)..Bytes(12_800)));
+    assert_eq!(disk.next_data(Bytes(12_800)).unwrap(), None);
+    disk.prove().unwrap();
+}
+
+#[test]
 fn holes_are_skipped() {
     let file = file(0);
     file.as_file().set_len(1 << 20).unwrap();

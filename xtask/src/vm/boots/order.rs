@@ -11,7 +11,7 @@ use crate::vm::{PRIMARY, must};
 const STARTS: u32 = 10;
 
 /// Everything by which a filesystem or a partition is found, and on which disk that is in the end.
-const NAMES: &str = "for link in /dev/disk/by-uuid/* /dev/disk/by-partuuid/*; do \
+pub(super) const NAMES: &str = "for link in /dev/disk/by-uuid/* /dev/disk/by-partuuid/*; do \
     disk=$(lsblk --noheadings --inverse --list --output NAME,TYPE $(readlink --canonicalize $link) | \
            awk '$2 == \"disk\" { print $1 }'); echo $link $(cat /sys/block/$disk/serial); done";
 

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The old disk is dead, and a new one takes its place; the power fails on the way, again and again.
+//! The old disk is dead, and a new and larger one takes its place; the power fails on the way, again and again.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
+use super::order::NAMES;
 use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::data::make_sparse;
+use crate::data::{MIB, make_sparse};
 use crate::json::Json;
 use crate::vm::machine::{Disk, Format, Machine, Start};
 use crate::vm::must;
 
 /// Serial number of the new disk.
 const FRESH: &str = "fresh";
+
+/// How much larger it is. The end of the copy is none of the disk's.
+const LARGER: u64 = 200 * MIB + 512;
 
 /// What the console says at the moments at which the power fails: nothing copied yet, in the middle, the copy is being
 /// made a generation again.
@@ -33,7 +37,7 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     machine.power_cut();
 
     let file = rig.folder.join("fresh.img");
-    make_sparse(&file, rig.layout.size())?;
+    make_sparse(&file, rig.layout.size() + LARGER)?;
     let fresh = Disk { name: FRESH, file, format: Format::Raw };
     let disks = [&fresh, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &disks, "from the copy, a blank disk beside it")?;
@@ -52,6 +56,8 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "third")?;
     let begun = dpsr_json(&mut machine, &to)?;
+    let unused = begun.find("unused");
+    must(unused == Some(&Json::Number(LARGER as f64)), || format!("{begun:?}"))?;
     must(begun.find("recorded") == Some(&Json::Bool(true)), || format!("{begun:?}"))?;
     // As it is told: the disk has another serial number than the one recorded in the initramfs.
     record_in_initramfs(&mut machine)?;
@@ -73,6 +79,21 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     machine.shut_down()?;
     let mut machine = on(rig, Start::Bios, &disks, "the new disk, by BIOS")?;
     marked(&mut machine, "fifth")?;
+    machine.shut_down()?;
+    gone_too(rig, &fresh)
+}
+
+/// The new disk is missing as the old one was, and nobody's when it is there again.
+fn gone_too(rig: &Rig, fresh: &Disk) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the new disk missing")?;
+    is_the_primary(&mut machine)?;
+    mark(&mut machine, "sixth")?;
+    machine.shut_down()?;
+    let mut machine = on(rig, Start::Uefi, &[fresh, &rig.dpsr], "the new disk is there again")?;
+    marked(&mut machine, "sixth")?;
+    stands_on_dpsr(&mut machine)?;
+    let names = machine.guest()?.ok(NAMES)?;
+    must(names.contains(" dpsr") && !names.contains(FRESH), || format!("links to it: {names}"))?;
     machine.shut_down()
 }
 
