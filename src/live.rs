@@ -96,7 +96,7 @@ fn read(
     progress: &dyn Progress,
 ) -> Result<Report> {
     check_reserve(pair)?;
-    let disk = FileDisk::open(snapshot.device().node(), Access::Read)?;
+    let disk = FileDisk::open(snapshot.device().node(), Access::Read)?.first(pair.config.primary.size);
     let table = Table::read(&disk, pair.disks.block)?;
     if !Volume::same_layout(&pair.disks.volumes, &recorded(&volumes_of(&pair.config, &table))) {
         let why = "it was repartitioned just now";

@@ -131,7 +131,7 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
     };
     drop(primary);
     // Held open, the node's number cannot come to mean another device; what it is is proven after that.
-    let live = FileDisk::open(wrapped.disk.node(), Access::Read)?;
+    let live = FileDisk::open(wrapped.disk.node(), Access::Read)?.first(config.primary.size);
     let held = DevNum::of(live.identity().device);
     let pair = opened_pair(config, labels, PrimaryUse::Live, |config, primary| {
         let now = wrap::find(&Mapper::open()?, config, &primary)?;

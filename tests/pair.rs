@@ -142,12 +142,25 @@ fn of_a_larger_primary_only_the_beginning_belongs_to_the_pair() {
     let opened = open_primary(&roots, &config, PrimaryUse::Offline).unwrap();
     assert_eq!(opened.table.partitions.len(), 1);
     drop(opened);
+    // It is the primary still, whatever else becomes of it; but no generation could hold all of it.
+    let unsynced = |config: &PairConfig| {
+        let error = discover(&roots, config, PrimaryUse::Offline).err().unwrap();
+        assert_eq!(error.kind(), Kind::Refused);
+        error.to_string()
+    };
+    let told = unsynced(&config);
+    assert!(told.contains("its partition table ends behind the first 16777216 bytes"), "{told}");
     layout.store = Bytes(MIB)..Bytes(20 * MIB);
     write_gpt(&disk, config.primary.block, &layout, &guids).unwrap();
-    let told = refused(&config);
-    let why = "partition 1 ends behind the disk; repair it with fdisk or sgdisk; of this disk the pair has the first \
-               16777216 bytes only";
-    assert!(told.contains(why), "{told}");
+    assert_eq!(open_primary(&roots, &config, PrimaryUse::Offline).unwrap().disk.size(), config.primary.size);
+    let told = unsynced(&config);
+    assert!(told.contains("partition 1 ends behind the first 16777216 bytes"), "{told}");
+    // The table of a disk of the first one's size.
+    let first = FileDisk::open(&primary, Access::Write).unwrap().first(config.primary.size);
+    layout.store = Bytes(MIB)..Bytes(15 * MIB);
+    write_gpt(&first, config.primary.block, &layout, &guids).unwrap();
+    let pair = discover(&roots, &config, PrimaryUse::Offline).unwrap();
+    assert_eq!((pair.primary.disk.size(), pair.primary.table.partitions.len()), (config.primary.size, 1));
 }
 
 #[test]

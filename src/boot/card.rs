@@ -25,7 +25,7 @@ pub fn card(config: &PairConfig, store: &FoundStore, status: &Status) -> String 
     let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
     line(format_args!(
         "Primary       {} bytes, serial {}, table {}",
-        primary.size.0,
+        primary.whole().0,
         or_none(&primary.serial),
         or_none(&primary.table)
     ));

@@ -34,6 +34,10 @@ pub fn load(dir: &Path, name: &str) -> Result<PairConfig> {
         let why = format!("it says it belongs to the pair {:?}", config.name);
         return Err(Error::new(Kind::Usage, "reading", why).on(path.display().to_string()));
     }
+    if config.primary.whole() < config.primary.size {
+        let why = "disk_size is less than size: no more is copied than there is";
+        return Err(Error::new(Kind::Usage, "reading", why).on(path.display().to_string()));
+    }
     Ok(config)
 }
 

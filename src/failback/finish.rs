@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fence::fenced;
 use super::target::Target;
-use super::{Parts, put_back};
+use super::{Parts, beyond, put_back};
 use crate::attach::Held;
 use crate::config::PairConfig;
 use crate::disk::file::{Access, FileDisk};
@@ -48,17 +48,17 @@ pub enum Finished {
     Nothing,
 }
 
-/// Both ends of the disk are zeros, as the way back left them, or in part what they are to become, where this
-/// was cut off. Anything else is somebody's who has taken the disk for another purpose.
-fn as_left(from: &dyn ReadDisk, to: &dyn ReadDisk, edges: &[Range<Bytes>]) -> Result<()> {
+/// Both ends of the disk are zeros, as the way back left them, or in part what they are to become, where that comes `from`
+/// somewhere and this was cut off. Anything else is somebody's who has taken the disk for another purpose.
+fn as_left(from: Option<&dyn ReadDisk>, to: &dyn ReadDisk, edges: &[Range<Bytes>]) -> Result<()> {
     let read = |disk: &dyn ReadDisk, range: &Range<Bytes>| {
         blocks::read(disk, range.clone()).map_err(|error| Error::device("reading", disk.name(), &error))
     };
     for range in edges {
-        let (image, found) = (read(from, range)?, read(to, range)?);
-        let sectors = found.chunks(SECTOR as usize).zip(image.chunks(SECTOR as usize));
-        for (found, image) in sectors {
-            if found != image && found.iter().any(|byte| *byte != 0) {
+        let (image, found) = (from.map(|from| read(from, range)).transpose()?, read(to, range)?);
+        let mut images = image.iter().flat_map(|image| image.chunks(SECTOR as usize));
+        for found in found.chunks(SECTOR as usize) {
+            if Some(found) != images.next() && found.iter().any(|byte| *byte != 0) {
                 return Err(Error::new(Kind::Refused, DOING, "something else was put on it since")
                     .on(to.name())
                     .left("nothing was written to it; the system goes on running from the copy")
@@ -118,7 +118,8 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         let parts = Parts::of(&contents, stays.as_ref());
         let what = format!("copying what has changed to {}", to.name());
         progress.begin(&what, parts.size());
-        as_left(from.as_ref(), to.as_ref(), &parts.edges)?;
+        as_left(Some(from.as_ref()), to.as_ref(), &parts.edges)?;
+        as_left(None, to.as_ref(), beyond(to.size(), contents.newest_map().disk).as_slice())?;
         let asleep = swap::wake(to.as_ref(), &contents.index, contents.running_map())?;
         if asleep > 0 {
             tracing::warn!(
@@ -139,6 +140,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
 mod tests {
     use super::*;
     use crate::disk::ram::RamDisk;
+    use crate::disk::whole::write_all_at;
 
     #[test]
     fn an_end_that_somebody_has_written_to_is_left_alone() {
@@ -147,10 +149,15 @@ mod tests {
             let mut bytes = vec![0; 8192];
             bytes[..512].fill(7);
             bytes[at] = byte;
-            as_left(&image, &RamDisk::from_bytes("disk", bytes), &[Bytes::ZERO..Bytes(4096)])
+            as_left(Some(&image), &RamDisk::from_bytes("disk", bytes), &[Bytes::ZERO..Bytes(4096)])
         };
         assert!(with(600, 0).is_ok(), "zeros, and the first sector written already");
         assert!(with(5000, 3).is_ok(), "what is no end does not count");
+        let larger = RamDisk::from_bytes("larger", vec![0; 4096]);
+        let end = Bytes(1024)..Bytes(4096);
+        assert!(as_left(None, &larger, std::slice::from_ref(&end)).is_ok());
+        write_all_at(&larger, Bytes(4000), &[1]).unwrap();
+        assert!(as_left(None, &larger, &[end]).is_err(), "the end of a larger disk counts");
         let error = with(600, 3).unwrap_err();
         assert!(error.to_string().contains("something else was put on it"), "{error}");
     }

@@ -8,6 +8,7 @@
 
 mod fence;
 pub mod finish;
+mod fit;
 pub mod mirror;
 pub mod plan;
 pub mod put_back;
@@ -18,7 +19,7 @@ use std::ops::Range;
 use crate::failover::stays::Stays;
 use crate::store::Contents;
 use crate::store::map::left_out;
-use crate::units::{Bytes, MIB};
+use crate::units::{Bytes, MIB, SECTOR};
 
 /// What identifies a disk lies within so much of its beginning and its end.
 const EDGE: u64 = MIB;
@@ -62,6 +63,13 @@ impl Parts {
     }
 }
 
+/// The end of a disk that is larger than what is `copied`: a backup table there speaks of something else.
+fn beyond(size: Bytes, copied: Bytes) -> Option<Range<Bytes>> {
+    let (start, end) =
+        (size.saturating_sub(Bytes(EDGE)).max(copied).round_up(SECTOR), size.round_down(SECTOR));
+    (start < end).then_some(start..end)
+}
+
 /// What of a disk lies between `ranges`, which are sorted by where they begin; one may lie within another, as a reserve
 /// in a volume that stays.
 fn between(ranges: &[Range<Bytes>], disk: Bytes) -> impl Iterator<Item = Range<Bytes>> {
@@ -77,6 +85,17 @@ fn between(ranges: &[Range<Bytes>], disk: Bytes) -> impl Iterator<Item = Range<B
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_larger_disk_begins_behind_what_is_copied() {
+        let of = |size: u64, copied: u64| {
+            beyond(Bytes(size), Bytes(copied)).map(|range| (range.start.0, range.end.0))
+        };
+        assert_eq!(of(8 * MIB, 8 * MIB), None);
+        assert_eq!(of(8 * MIB + 512, 8 * MIB), Some((8 * MIB, 8 * MIB + 512)));
+        assert_eq!(of(8 * MIB + 512, 8 * MIB - 1), Some((8 * MIB, 8 * MIB + 512)));
+        assert_eq!(of(16 * MIB, 8 * MIB), Some((15 * MIB, 16 * MIB)));
+    }
 
     #[test]
     fn a_range_within_another_opens_nothing() {

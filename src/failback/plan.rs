@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::fence::{fenced, other_use};
 use super::mirror::mirror;
 use super::target::Target;
-use super::{EDGE, Parts};
+use super::{Parts, beyond, fit};
 use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::whole::{read_exact_at, write_all_at};
@@ -97,10 +97,7 @@ impl fmt::Display for FailbackPlan {
             )?;
         }
         if let Some(unused) = self.unused {
-            writeln!(
-                f,
-                "It is larger than the primary was: {unused} at its end are of no use to this pair."
-            )?;
+            writeln!(f, "It is larger than the primary was: the last {unused} are of no use to this pair.")?;
         }
         writeln!(
             f,
@@ -146,6 +143,7 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         give_up_what_stayed(&roots, store, &probe, (&gone, &lost), options)?;
     }
     check_target(&roots, store, &probe, stays.as_ref())?;
+    fit::check(&config.primary, store.contents.newest_map(), &probe)?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
     let old_primary = stays.is_some() || is_called_like_it(&roots, config, &options.to);
@@ -157,6 +155,9 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         );
         let look = "look at it first ('dpsr salvage DISK DIR --volume V'), then say --discard-primary";
         return Err(refuse(&probe, why).next(look));
+    }
+    if old_primary {
+        fit::nothing_behind(&config.primary, &probe, &disk)?;
     }
     let plan = FailbackPlan {
         target: probe.name(),
@@ -209,12 +210,12 @@ fn give_up_what_stayed(
         .next("bring that disk back, or say --discard-primary to go on with what the copy has"))
 }
 
-fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
+pub(super) fn refuse(probe: &Probe, why: impl Into<String>) -> Error {
     Error::new(Kind::Refused, DOING, why).on(probe.name()).left("nothing was written")
 }
 
 fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&Stays>) -> Result<()> {
-    let (config, map) = (&store.config, store.contents.newest_map());
+    let config = &store.config;
     if probe.same_storage(&store.dpsr.probe) {
         return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
     }
@@ -232,22 +233,6 @@ fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, stays: Option<&
     };
     if let Some(usage) = usage {
         return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
-    }
-    if probe.size < config.primary.size {
-        let why = format!("it has {} bytes, and {} are copied to it", probe.size.0, config.primary.size.0);
-        let next = "use a disk of that size, or a larger one";
-        return Err(refuse(probe, why).next(next));
-    }
-    if probe.block > map.block {
-        let why =
-            format!("its blocks have {} bytes, and those of the primary {}", probe.block.0, map.block.0);
-        return Err(
-            refuse(probe, why).next(format!("use a disk with logical blocks of {} bytes", map.block.0))
-        );
-    }
-    if !Target::of(probe).is_telling() {
-        let why = "it has neither serial number nor WWN, and could not be known again after the restart";
-        return Err(refuse(probe, why).next("use a disk that has one"));
     }
     Ok(())
 }
@@ -340,9 +325,7 @@ fn unmark(to: &Arc<dyn WriteDisk>, parts: &Parts, copied: Bytes) -> Result<()> {
     // First what says that there is a table: what is left of one would be taken for a damaged one.
     let first = to.prove().and_then(|()| to.zero(Bytes::ZERO..Bytes(SECTOR))).and_then(|()| to.flush());
     first.map_err(|error| failed(&error))?;
-    // What a backup table at the very end of a larger disk says was true of something else.
-    let end = to.size().saturating_sub(Bytes(EDGE)).max(copied.round_up(PAGE))..to.size();
-    for edge in parts.edges.iter().chain([&end]) {
+    for edge in parts.edges.iter().chain(&beyond(to.size(), copied)) {
         to.prove().and_then(|()| to.zero(edge.clone())).map_err(|error| failed(&error))?;
     }
     to.flush().map_err(|error| Error::device("flushing", to.name(), &error))

@@ -123,7 +123,7 @@ impl Target {
     pub fn becomes_primary(&self, config: &PairConfig, path: std::path::PathBuf) -> PairConfig {
         let mut config = config.clone();
         config.primary.path = path;
-        config.primary.disk_size = (self.size != config.primary.size).then_some(self.size);
+        config.primary.disk_size = (self.size > config.primary.size).then_some(self.size);
         config.primary.serial = self.serial.clone();
         config.primary.wwn = self.wwn.clone();
         config

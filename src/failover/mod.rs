@@ -25,7 +25,6 @@ use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Kind, Result};
 use crate::failback::put_back::put_back;
-use crate::failback::target::Target;
 use crate::open::owner;
 use crate::pair::lock::Mode;
 use crate::pair::open::{Dpsr, open_store_only};
@@ -71,10 +70,6 @@ pub const FLAG: &str = "/run/dpsr/failed-over";
 /// Whose copy it is: the name of the pair.
 pub const PAIR: &str = "/run/dpsr/failed-over-pair";
 
-/// The disk to which the machine went back last, where the store knows of one: the record that an initramfs has may be
-/// older.
-pub const HOME: &str = "/run/dpsr/failed-over-home";
-
 /// Whether this machine runs from a copy.
 pub fn is_under_way() -> bool {
     Path::new(FLAG).exists()
@@ -83,11 +78,6 @@ pub fn is_under_way() -> bool {
 /// The pair from whose copy this machine runs.
 pub fn pair() -> Option<String> {
     std::fs::read_to_string(PAIR).ok().map(|name| name.trim().to_owned())
-}
-
-/// The disk that was the primary last, where the record may not know it.
-pub fn home() -> Option<Target> {
-    serde_json::from_slice(&std::fs::read(HOME).ok()?).ok()
 }
 
 /// Puts the copy of a pair where its primary would be. The store is marked before anything can be written to

@@ -52,7 +52,16 @@ pub fn primary(config: &PairConfig, home: Option<&Target>) -> Presence {
     let Some(home) = home.filter(|_| found != Presence::There) else { return found };
     let there = home.becomes_primary(config, config.primary.path.clone());
     let at_home = in_time(PATIENCE, move || looked(&there));
-    at_home.filter(|presence| *presence == Presence::There).unwrap_or(found)
+    nearer(found, at_home)
+}
+
+/// What there is, of a recorded disk and of the one that took its place. Pure.
+fn nearer(recorded: Presence, home: Option<Presence>) -> Presence {
+    match (home, recorded) {
+        (Some(Presence::There), _) => Presence::There,
+        (Some(changed @ Presence::Changed(_)), Presence::Missing(_)) => changed,
+        (_, recorded) => recorded,
+    }
 }
 
 /// What `look` finds; `None` where it takes too long. The thread of a disk that hangs is left behind: nothing can
@@ -114,4 +123,21 @@ pub fn store(dir: &Path, name: &str) -> Option<StoreSeen> {
         time: store.contents.current().and_then(|it| store.contents.index.record(it)).map(|it| it.time),
         home: Target::home(&store.contents),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_that_took_the_place_of_the_first_counts_where_that_is_missing() {
+        let missing = || Presence::Missing("no disk is the recorded one".to_owned());
+        let changed = |which: &str| Presence::Changed(which.to_owned());
+        assert_eq!(nearer(missing(), Some(Presence::There)), Presence::There);
+        assert_eq!(nearer(changed("first"), Some(Presence::There)), Presence::There);
+        assert_eq!(nearer(missing(), Some(changed("home"))), changed("home"), "it is no missing primary");
+        assert_eq!(nearer(changed("first"), Some(changed("home"))), changed("first"));
+        assert_eq!(nearer(missing(), Some(missing())), missing());
+        assert_eq!(nearer(missing(), None), missing());
+    }
 }

@@ -73,8 +73,10 @@ pub fn run(dir: &Path) {
 /// newer, and whoever chose the copy can choose something else. On the way back the primary is the newer one.
 fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: &Error) {
     say(Level::Warning, &format!("the copy was to be started because {why}, and cannot: {error}"));
-    let newer = presence::store(dir, &config.name).is_some_and(|store| is_newer(store.state));
-    let hidden = presence::primary(config, None) == Presence::There;
+    let store = presence::store(dir, &config.name);
+    let newer = store.as_ref().is_some_and(|store| is_newer(store.state));
+    let home = store.as_ref().and_then(|store| store.home.as_ref());
+    let hidden = presence::primary(config, home) == Presence::There;
     if is_returning(dir, config) {
         return;
     }
@@ -99,8 +101,7 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
         return finish(&roots, config, &Steps::default()).map(back);
     }
     // From now on a primary that turns up, or was there, is nobody's.
-    let home = presence::store(dir, &config.name).and_then(|store| store.home);
-    hide::from_now_on(config, home.as_ref())?;
+    hide::from_now_on(config)?;
     if let Err(error) = upon::let_go(config) {
         say(Level::Warning, &format!("{error}, ignoring: it stands on the primary"));
     }

@@ -4,14 +4,12 @@
 
 use std::env;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::cmdline::{Boot, CmdLine};
 use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Result};
-use crate::failback::target::Target;
 use crate::failover;
 use crate::pair::inuse::device_uses;
 use crate::pair::open::is_primary;
@@ -33,8 +31,8 @@ const RULE: &str = include_str!("../../dracut/55dpsr/59-dpsr-hide.rules");
 const NOBODYS: &str = "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1\nSYSTEMD_READY=0\nUDISKS_IGNORE=1\n\
                        DM_MULTIPATH_DEVICE_PATH=0\nDPSR_HIDDEN=1";
 
-/// Hides the primary of `config`, now and after the initramfs; with it the disk that took its place, if any has.
-pub fn from_now_on(config: &PairConfig, home: Option<&Target>) -> Result<()> {
+/// Hides the primary of `config`, now and after the initramfs.
+pub fn from_now_on(config: &PairConfig) -> Result<()> {
     let write = |path: &Path, text: &str| {
         let directory = path.parent().expect("these paths have one");
         let written = fs::create_dir_all(directory).and_then(|()| fs::write(path, text));
@@ -42,25 +40,17 @@ pub fn from_now_on(config: &PairConfig, home: Option<&Target>) -> Result<()> {
     };
     write(&Path::new(RULES).join(NAME), RULE)?;
     write(Path::new(failover::PAIR), &config.name)?;
-    if let Some(home) = home {
-        write(Path::new(failover::HOME), &home.to_json())?;
-    }
     write(Path::new(failover::FLAG), &format!("the pair {} runs from its copy\n", config.name))
 }
 
 /// Hides nothing any more: no copy was started, and the primary may come yet. One that came meanwhile is seen anew.
 pub fn no_longer(config: &PairConfig) {
-    let hidden = hidden(&Roots::default(), config);
-    let rules = Path::new(RULES).join(NAME);
-    for path in [failover::FLAG, failover::PAIR, failover::HOME].map(Path::new).into_iter().chain([&*rules]) {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                tracing::warn!("removing {}: {error}, ignoring", path.display());
-            }
-            _ => {}
+    for path in [Path::new(failover::FLAG), Path::new(failover::PAIR), &Path::new(RULES).join(NAME)] {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!("removing {}: {error}, ignoring", path.display());
         }
     }
-    look_anew(&hidden);
+    what_is_there(config);
 }
 
 /// What udev is to know of the disk, or partition, of its event; nothing for all others.
@@ -75,26 +65,16 @@ pub fn event(dir: &Path) -> Option<&'static str> {
     let pairs: Vec<_> =
         config::list(dir).ok()?.iter().filter_map(|name| config::load(dir, name).ok()).collect();
     let named = failover::pair().or_else(|| CmdLine::of_kernel().pair);
-    let hides = |pair: &PairConfig| hides(&roots, pair, sectors, &disk.path());
-    let home = failover::home();
-    let records = |pair| records(pair, home.as_ref().filter(|_| Some(&pair.name) == named.as_ref()));
-    hidden_with(&pairs, named.as_deref()).flat_map(records).any(|pair| hides(&pair)).then_some(NOBODYS)
+    let hides = |pair: &PairConfig| is_hidden(&roots, pair, sectors, &disk.path());
+    hidden_with(&pairs, named.as_deref()).any(hides).then_some(NOBODYS)
 }
 
-/// What is known of the primary: what was recorded, and the disk that took its place.
-fn records(pair: &PairConfig, home: Option<&Target>) -> Vec<PairConfig> {
-    let at_home = home.map(|home| home.becomes_primary(pair, pair.primary.path.clone()));
-    [pair.clone()].into_iter().chain(at_home).collect()
-}
-
-/// Only disks of its size are opened, so that no other one is woken up, or waited for.
-fn hides(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> bool {
-    pair.primary.whole().0 / SECTOR == sectors && is_hidden(roots, pair, path)
-}
-
-/// One that only says it is the primary is hidden, too, and one that has only its table.
-fn is_hidden(roots: &Roots, pair: &PairConfig, path: &Path) -> bool {
-    is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair)
+/// One that only says it is the primary is hidden, too, and one that has only its table: that may be the first primary, or
+/// one that took its place, which may be larger, and which the record that is at hand need not know. On a smaller disk
+/// is none of them, and it is not opened.
+fn is_hidden(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> bool {
+    let has_room = sectors >= pair.primary.size.0 / SECTOR;
+    has_room && (is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair))
 }
 
 /// What still uses a disk that was to be hidden, if anything does: then it is too late for it to be nobody's.
@@ -106,25 +86,20 @@ pub fn still_used(config: &PairConfig) -> Option<String> {
 
 /// The disks that are not to be seen while the machine runs from the copy.
 pub(super) fn hidden(roots: &Roots, config: &PairConfig) -> Vec<BlockNode> {
-    let records = records(config, failover::home().as_ref());
     let mut disks = roots.all();
     disks.retain(|node| {
-        let sectors = node.attr("size").and_then(|size| size.parse::<u64>().ok());
-        let hidden = |sectors| records.iter().any(|pair| hides(roots, pair, sectors, &node.path()));
-        node.partition().is_none() && !node.is_ours() && sectors.is_some_and(hidden)
+        let sectors = node.attr("size").and_then(|size| size.parse().ok());
+        let hides = |sectors| is_hidden(roots, config, sectors, &node.path());
+        node.partition().is_none() && !node.is_ours() && sectors.is_some_and(hides)
     });
     disks
 }
 
 /// Lets udev look anew at a primary that it saw before that was to be hidden, or to be seen again.
 pub fn what_is_there(config: &PairConfig) {
-    look_anew(&hidden(&Roots::default(), config));
-}
-
-fn look_anew(disks: &[BlockNode]) {
     let mut any = false;
-    for disk in disks {
-        for node in disk.partitions().iter().chain([disk]) {
+    for disk in hidden(&Roots::default(), config) {
+        for node in disk.partitions().iter().chain([&disk]) {
             // One that is just going away has no links to take back.
             any |= node.trigger().is_ok();
         }
@@ -141,7 +116,7 @@ fn hidden_with<'a>(pairs: &'a [PairConfig], named: Option<&str>) -> impl Iterato
     let same = move |pair: &&PairConfig| {
         one.is_none_or(|one| {
             let (here, there) = (&pair.primary, &one.primary);
-            pair.name == one.name || here.size == there.size && here.table == there.table
+            pair.name == one.name || here.whole() == there.whole() && here.table == there.table
         })
     };
     pairs.iter().filter(same)
@@ -151,22 +126,4 @@ fn hidden_with<'a>(pairs: &'a [PairConfig], named: Option<&str>) -> impl Iterato
 fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
     let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
     pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::testing::sample;
-    use crate::units::Bytes;
-
-    #[test]
-    fn a_disk_that_took_the_place_of_the_first_is_known_by_its_own_size() {
-        let pair = sample("system");
-        let home =
-            Target { size: pair.primary.size + Bytes(512), serial: Some("fresh".to_owned()), wwn: None };
-        let known = |home| records(&pair, home).into_iter().map(|it| (it.primary.whole(), it.primary.serial));
-        let recorded = || (pair.primary.size, pair.primary.serial.clone());
-        assert_eq!(known(None).collect::<Vec<_>>(), [recorded()]);
-        assert_eq!(known(Some(&home)).collect::<Vec<_>>(), [recorded(), (home.size, home.serial.clone())]);
-    }
 }

@@ -42,6 +42,13 @@ pub(super) fn read(disk: &dyn ReadDisk, block: Bytes) -> Result<Found, String> {
     Ok(found)
 }
 
+/// Up to where a disk is that table's, as its header says; `None` where there is none to be read.
+pub(super) fn reach(disk: &dyn ReadDisk, block: Bytes) -> Option<Bytes> {
+    let header = header_at(disk, block, block).ok()?;
+    let last = header.backup_lba.max(header.last_usable_lba);
+    Some(Bytes(last.saturating_add(1).saturating_mul(block.0)))
+}
+
 /// One copy, and where its header says the other copy is.
 fn copy_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> (Result<Found, String>, Option<Bytes>) {
     let header = match header_at(disk, block, at) {

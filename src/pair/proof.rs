@@ -69,10 +69,7 @@ impl Identity for PrimaryRecord {
         format!("if it is meant, say 'inode = {found}' under [primary] in the record of the pair")
     }
     fn read(&self, _: &Probe, disk: &FileDisk) -> Result<Table, String> {
-        let table = Table::read(disk, self.block).map_err(|error| match self.disk_size {
-            Some(_) => format!("{error}; of this disk the pair has the first {} bytes only", self.size.0),
-            None => error.to_string(),
-        })?;
+        let table = Table::read(disk, self.block).map_err(|error| error.to_string())?;
         let name = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
         match table.id() == self.table {
             true => Ok(table),
@@ -138,10 +135,9 @@ pub(super) fn open<I: Identity>(
     let disk = holder::open(roots, path, access)?;
     let descriptor = disk.descriptor().expect("a file has a descriptor");
     let probe = Probe::of_descriptor(roots, path, descriptor)?;
-    let disk = disk.first(identity.extent());
     let proven = compare(identity, &probe).and_then(|()| identity.read(&probe, &disk));
     match proven {
-        Ok(evidence) => Ok(Proven { disk, probe, evidence }),
+        Ok(evidence) => Ok(Proven { disk: disk.first(identity.extent()), probe, evidence }),
         Err(why) => Err(Error::new(Kind::Refused, format!("opening {}", identity.role()), why)
             .on(path.display().to_string())
             .left("nothing was written")),

@@ -44,7 +44,7 @@ impl Shape {
             left_out: config.leave_out.contains(&partition.id),
         };
         let parts = table.partitions.iter().map(part).collect();
-        Self { id: DiskId::of(config, table), raw, size: config.primary.size, parts }
+        Self { id: DiskId::of(config, table), raw, size: config.primary.whole(), parts }
     }
 
     /// The table of the disk node.
