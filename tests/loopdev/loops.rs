@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -122,6 +123,14 @@ impl Disks {
     pub fn detach(&self, disk: &Disk) {
         self.attached.borrow_mut().retain(|device| *device != disk.path);
         assert!(detach(&disk.path));
+        // While udev looks at it the kernel keeps it, and takes it away after that.
+        let size = Path::new("/sys/class/block").join(disk.path.file_name().unwrap()).join("size");
+        let gone = || fs::read_to_string(&size).is_ok_and(|size| size.trim() == "0");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !gone() {
+            assert!(Instant::now() < deadline, "{} is still there", disk.path.display());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
