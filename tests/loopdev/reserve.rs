@@ -43,7 +43,7 @@ impl Drop for Mounted {
 
 fn world<'a>(disks: &'a Disks, size: u64, make: &str) -> World<'a> {
     let (primary, dpsr) = (disks.disk("primary", size), disks.disk("dpsr", size));
-    run(Command::new(make).arg("-q").arg(&primary.path));
+    run(Command::new("sh").arg("-c").arg(format!("{make} -q {}", primary.path.display())));
     World::new(disks, primary, dpsr, vec![])
 }
 
@@ -89,21 +89,24 @@ fn story(make: &str, size: u64, reserve: &str) {
         assert!(ranges.iter().map(|(start, end)| end - start).sum::<usize>() > 20 << 20, "{ranges:?}");
         let report: Value = world.json(&["sync", "--offline"]);
         assert_eq!(report["generation"], 1);
-        let mut expected = world.primary.read();
-        ranges.iter().for_each(|&(start, end)| expected[start..end].fill(0));
-        same(&world.export(1, &[]), &expected, "generation 1");
+        exact(&world, 1, &ranges);
 
         let mounted = Mounted::of(disks, &world.primary);
         fs::write(mounted.0.join("later"), stamped(500_000, 3)).unwrap();
         drop(mounted);
         world.ok(&["sync", "--offline"]);
-        let mut expected = world.primary.read();
-        ranges.iter().for_each(|&(start, end)| expected[start..end].fill(0));
-        same(&world.export(2, &[]), &expected, "generation 2");
+        exact(&world, 2, &ranges);
 
         replayed(disks, &world);
         moved(disks, &world);
     });
+}
+
+/// A generation is the primary as it is now, but for what is left out.
+fn exact(world: &World<'_>, generation: u64, left_out: &[(usize, usize)]) {
+    let mut expected = world.primary.read();
+    left_out.iter().for_each(|&(start, end)| expected[start..end].fill(0));
+    same(&world.export(generation, &[]), &expected, &format!("generation {generation}"));
 }
 
 /// A filesystem whose journal has to be replayed may tell of a file that is long gone.
@@ -160,7 +163,8 @@ fn loop_a_reserve_on_ext4_makes_the_room() {
 
 #[test]
 fn loop_a_reserve_on_xfs_makes_the_room() {
-    story("mkfs.xfs", 512 << 20, "96M");
+    // It wants 300 MiB at least, and the whole disk is read into memory.
+    story("mkfs.xfs --unsupported", 256 << 20, "96M");
 }
 
 #[test]
