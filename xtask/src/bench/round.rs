@@ -46,6 +46,22 @@ struct Case {
     changed: u64,
 }
 
+/// What the turns of one case took.
+struct Runs {
+    /// The median run.
+    sample: Sample,
+    /// Seconds, in the order of the turns.
+    turns: Vec<f64>,
+}
+
+impl Runs {
+    /// How many times as long this took as another case, turn by turn; the median of that. The two of a turn stand side
+    /// by side, so that what the disk does from minute to minute counts for both.
+    fn against(&self, other: &Self) -> f64 {
+        median(self.turns.iter().zip(&other.turns).map(|(this, other)| this / other))
+    }
+}
+
 impl<'a> Bench<'a> {
     pub fn new(rig: &'a Rig, binary: Option<PathBuf>, tools: &[String]) -> Result<Self> {
         let config = rig.scratch.path().join("config");
@@ -89,7 +105,9 @@ impl<'a> Bench<'a> {
             let case = format!("{}, against unchanged", changed.name);
             let [unchanged, changed] =
                 self.by_turns(number, pattern, [&unchanged, &changed], limits, table)?;
-            table.add(&self.rig.place, &case, "dpsr", Some(BAR_CHANGED), changed.against(&unchanged));
+            let ratio = changed.against(&unchanged);
+            println!("  dpsr, {case}: {ratio:.2}");
+            table.add(&self.rig.place, &case, "dpsr", Some(BAR_CHANGED), changed.sample.with_ratio(ratio));
         }
         Ok(())
     }
@@ -106,7 +124,8 @@ impl<'a> Bench<'a> {
     }
 
     /// The median run of each case, against that of fio. All run by turns, fio with the best setting of its sweep
-    /// included: a disk that others use, too, changes its rate within a minute.
+    /// included: a disk that others use, too, changes its rate within a minute. Every other turn goes the other way
+    /// round, so that none always follows the same one.
     fn by_turns<const N: usize>(
         &mut self,
         number: u64,
@@ -114,25 +133,30 @@ impl<'a> Bench<'a> {
         cases: [&Case; N],
         limits: &Limits,
         table: &mut Table,
-    ) -> Result<[Sample; N]> {
+    ) -> Result<[Runs; N]> {
         let mut fio = Vec::new();
         let mut runs = [(); N].map(|()| Vec::new());
-        for run in 0..RUNS {
+        for turn in 0..RUNS {
             fio.push(limits.of(pattern).setting.run(self.rig, pattern)?);
-            for (runs, case) in runs.iter_mut().zip(cases) {
-                runs.push(self.dpsr_case(number == 1 && run == 0, case)?);
+            let mut order: Vec<usize> = (0..N).collect();
+            if turn % 2 == 1 {
+                order.reverse();
+            }
+            for which in order {
+                runs[which].push(self.dpsr_case(number == 1 && turn == 0, cases[which])?);
             }
         }
         let fio = median(fio);
         println!("  {}, by turns: {fio:.3} s", pattern.name());
         table.limit(&self.rig.place, &[pattern.name(), ", by turns"].concat(), self.rig.size, fio);
         let mut samples = runs.iter_mut().zip(cases).map(|(runs, case)| {
+            let turns = runs.iter().map(|(cost, _)| cost.seconds).collect();
             runs.sort_by(|(one, _), (other, _)| one.seconds.total_cmp(&other.seconds));
             let (cost, written) = runs[RUNS / 2];
             let sample = Sample::new(cost, written, self.rig.size, fio);
             println!("  dpsr, {}: {sample}", case.name);
             table.add(&self.rig.place, &case.name, "dpsr", case.bar, sample);
-            sample
+            Runs { sample, turns }
         });
         Ok([(); N].map(|()| samples.next().expect("each case ran")))
     }
@@ -224,5 +248,21 @@ impl<'a> Bench<'a> {
         let copied = std::io::copy(&mut data::open(&source.node)?, &mut data::open(&peer.node)?);
         copied.map_err(|error| format!("copying {} to {}: {error}", source.name(), peer.name()))?;
         peer.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_compared_with_each_other() {
+        let runs = |turns: &[f64]| {
+            let cost = Cost { seconds: 1.0, cpu_seconds: 1.0, rss_kib: 1 };
+            Runs { sample: Sample::new(cost, 0, 1, 1.0), turns: turns.to_vec() }
+        };
+        // A disk that becomes three times as slow meanwhile; one turn was disturbed.
+        let (unchanged, changed) = (runs(&[1.0, 1.1, 9.0, 3.0, 3.0]), runs(&[1.1, 1.21, 1.5, 3.3, 3.3]));
+        assert!((changed.against(&unchanged) - 1.1).abs() < 1e-9);
     }
 }

@@ -35,9 +35,9 @@ impl Sample {
 }
 
 impl Sample {
-    /// The same run, as a multiple of another one.
-    pub fn against(self, other: &Self) -> Self {
-        Self { ratio: self.seconds / other.seconds, ..self }
+    /// The same run, as a multiple of something else.
+    pub fn with_ratio(self, ratio: f64) -> Self {
+        Self { ratio, ..self }
     }
 }
 
