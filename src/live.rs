@@ -17,6 +17,7 @@ use crate::format::index::Volume;
 use crate::format::moment::Moment;
 use crate::open::{OpenPair, recorded, volumes_of};
 use crate::pair::chain::chain_under_file;
+use crate::pair::larger::refuse_more;
 use crate::pair::sysfs::{DevNum, Roots};
 use crate::pair::table::Table;
 use crate::progress::Progress;
@@ -96,8 +97,10 @@ fn read(
     progress: &dyn Progress,
 ) -> Result<Report> {
     check_reserve(pair)?;
-    let disk = FileDisk::open(snapshot.device().node(), Access::Read)?.first(pair.config.primary.size);
+    let disk = FileDisk::open(snapshot.device().node(), Access::Read)?;
     let table = Table::read(&disk, pair.disks.block)?;
+    let disk = disk.first(pair.config.primary.size);
+    refuse_more(&pair.config.primary, &table, &disk).map_err(|error| error.replace_left(INTACT))?;
     if !Volume::same_layout(&pair.disks.volumes, &recorded(&volumes_of(&pair.config, &table))) {
         let why = "it was repartitioned just now";
         return Err(Error::new(Kind::Refused, "reading the moment of", why)

@@ -91,6 +91,11 @@ impl PrimaryRecord {
     pub fn whole(&self) -> Bytes {
         self.disk_size.unwrap_or(self.size)
     }
+
+    /// Whether the table tells it from other disks: an MBR signature of zero is none.
+    pub fn has_telling_table(&self) -> bool {
+        self.table.as_deref().is_some_and(|table| table.bytes().any(|digit| digit != b'0'))
+    }
 }
 
 /// What identifies the DPSR disk.

@@ -146,7 +146,8 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     fit::check(&config.primary, store.contents.newest_map(), &probe)?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
-    let old_primary = stays.is_some() || is_called_like_it(&roots, config, &options.to);
+    let home = Target::home(&store.contents);
+    let old_primary = stays.is_some() || is_called_like_it(&roots, config, home.as_ref(), &options.to);
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
     if old_primary && !options.discard_primary {
         let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
@@ -157,7 +158,10 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         return Err(refuse(&probe, why).next(look));
     }
     if old_primary {
-        fit::nothing_behind(&config.primary, &probe, &disk)?;
+        fit::nothing_behind(config, &store.contents, &probe, &disk)?;
+    }
+    if probe.size > config.primary.size {
+        fit::ends_within(config, &probe, &running(&roots, store)?)?;
     }
     let plan = FailbackPlan {
         target: probe.name(),

@@ -47,12 +47,8 @@ impl Target {
 
     /// The object that keeps it in the store.
     pub fn object(&self) -> Object {
-        Object { kind: FAILBACK, about: self.to_json().into(), runs: Vec::new() }
-    }
-
-    /// As it is written down.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("numbers and texts are always JSON")
+        let about = serde_json::to_vec(self).expect("numbers and texts are always JSON");
+        Object { kind: FAILBACK, about, runs: Vec::new() }
     }
 
     /// The one that a store keeps; `None` where no way back was begun.

@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 use crate::failback::target::Target;
 use crate::format::superblock::State;
 use crate::open;
-use crate::pair::open::{Primary, PrimaryUse, open_primary};
+use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
+use crate::pair::table::Table;
 use crate::sys::buffer::Buffer;
 use crate::units::{Bytes, MIB, PAGE, SECTOR};
 
@@ -66,7 +67,10 @@ fn nearer(recorded: Presence, home: Option<Presence>) -> Presence {
 
 /// What `look` finds; `None` where it takes too long. The thread of a disk that hangs is left behind: nothing can
 /// end it.
-fn in_time<T: Send + 'static>(patience: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub fn in_time<T: Send + 'static>(
+    patience: Duration,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(look()));
     told.recv_timeout(patience).ok()
@@ -75,7 +79,7 @@ fn in_time<T: Send + 'static>(patience: Duration, look: impl FnOnce() -> T + Sen
 fn looked(config: &PairConfig) -> Presence {
     let roots = Roots::default();
     match open_primary(&roots, config, PrimaryUse::Live) {
-        Ok(primary) => match readable(&primary) {
+        Ok(primary) => match readable(&primary.disk, &primary.table) {
             Ok(()) => Presence::There,
             Err(error) => Presence::Missing(format!("it cannot be read: {}", error.cause())),
         },
@@ -86,29 +90,32 @@ fn looked(config: &PairConfig) -> Presence {
 
 /// Whether there is a disk that is the primary by all it says, though not by what is on it.
 fn called_like_it(roots: &Roots, config: &PairConfig) -> bool {
-    roots.all().iter().any(|node| is_called_like_it(roots, config, &node.path()))
+    roots.all().iter().any(|node| is_called_like_it(roots, config, None, &node.path()))
 }
 
-/// Whether the disk at `path` is the primary by all it says, whatever is on it.
-pub fn is_called_like_it(roots: &Roots, config: &PairConfig, path: &Path) -> bool {
+/// Whether the disk at `path` is the primary by all it says, whatever is on it: the recorded one, or that to which the
+/// machine went back last.
+pub fn is_called_like_it(roots: &Roots, config: &PairConfig, home: Option<&Target>, path: &Path) -> bool {
     let same = |recorded: &Option<String>, found: &Option<String>| recorded.is_some() && recorded == found;
     let record = &config.primary;
     let fits = |probe: Probe| {
         let names = same(&record.serial, &probe.serial) || same(&record.wwn, &probe.wwn);
+        let names = names || home.is_some_and(|home| home.is_telling() && *home == Target::of(&probe));
         names && probe.node(roots).is_some_and(|node| !node.is_ours())
     };
     Probe::open(roots, path).is_ok_and(fits)
 }
 
-/// Reads what a system needs first: the table, and the beginning of each partition.
-fn readable(primary: &Primary) -> Result<()> {
-    let disk = &primary.disk;
+/// Reads what a system needs first: the table, and the beginning of each partition. One that somebody made behind what is
+/// copied of a larger disk is none of the system's.
+fn readable(disk: &dyn ReadDisk, table: &Table) -> Result<()> {
     let mut buffer = Buffer::new(MIB as usize)
         .map_err(|error| Error::device("taking memory to read", disk.name(), &error))?;
     let head = buffer.len().min(disk.size().round_down(SECTOR).usize());
     read_exact_at(disk, Bytes::ZERO, &mut buffer[..head])?;
-    for partition in &primary.table.partitions {
-        let len = (partition.range.end - partition.range.start).usize().min(16 * PAGE as usize);
+    for partition in &table.partitions {
+        let end = partition.range.end.min(disk.size());
+        let len = end.saturating_sub(partition.range.start).usize().min(16 * PAGE as usize);
         read_exact_at(disk, partition.range.start, &mut buffer[..len])?;
     }
     Ok(())
@@ -127,7 +134,11 @@ pub fn store(dir: &Path, name: &str) -> Option<StoreSeen> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
+    use crate::disk::ram::RamDisk;
+    use crate::pair::table::{Partition, TableKind};
 
     #[test]
     fn the_disk_that_took_the_place_of_the_first_counts_where_that_is_missing() {
@@ -139,5 +150,23 @@ mod tests {
         assert_eq!(nearer(changed("first"), Some(changed("home"))), changed("first"));
         assert_eq!(nearer(missing(), Some(missing())), missing());
         assert_eq!(nearer(missing(), None), missing());
+    }
+
+    #[test]
+    fn a_partition_behind_what_is_copied_makes_no_primary_missing() {
+        let disk = RamDisk::new("disk", 4 << 20);
+        let partition = |number: u32, range: Range<u64>| Partition {
+            number,
+            id: number.to_string(),
+            label: String::new(),
+            type_id: String::new(),
+            active: false,
+            range: Bytes(range.start)..Bytes(range.end),
+            content: None,
+        };
+        let ends = [1 << 20..2 << 20, (4 << 20) - 512..5 << 20, 4 << 20..6 << 20, 6 << 20..7 << 20];
+        let partitions = (1..).zip(ends).map(|(number, range)| partition(number, range)).collect();
+        let table = Table { kind: TableKind::Mbr { signature: 1 }, partitions, whole: None, bad: None };
+        readable(&disk, &table).unwrap();
     }
 }

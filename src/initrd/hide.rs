@@ -5,18 +5,24 @@
 use std::env;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::cmdline::{Boot, CmdLine};
 use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Result};
 use crate::failover;
+use crate::failover::presence::in_time;
 use crate::pair::inuse::device_uses;
 use crate::pair::open::is_primary;
+use crate::pair::serial::named_array;
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::pair::table::Table;
 use crate::units::SECTOR;
 use crate::wrap;
+
+/// A disk that is larger than the primary may take as long to say what is on it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Rules that outlive the initramfs, until the next boot.
 const RULES: &str = "/run/udev/rules.d";
@@ -70,11 +76,19 @@ pub fn event(dir: &Path) -> Option<&'static str> {
 }
 
 /// One that only says it is the primary is hidden, too, and one that has only its table: that may be the first primary, or
-/// one that took its place, which may be larger, and which the record that is at hand need not know. On a smaller disk
-/// is none of them, and it is not opened.
+/// one that took its place. The latter may be larger, and the record that is at hand need not know it: then the table
+/// alone decides, where that tells disks apart. A member of an array is larger than that, and begins as it does.
 fn is_hidden(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> bool {
-    let has_room = sectors >= pair.primary.size.0 / SECTOR;
-    has_room && (is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair))
+    let record = &pair.primary;
+    if [record.size, record.whole()].iter().any(|size| size.0 / SECTOR == sectors) {
+        return is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair);
+    }
+    let larger = sectors > record.size.0 / SECTOR && named_array(record.wwn.as_deref()).is_none();
+    let (path, pair) = (path.to_owned(), pair.clone());
+    // Whoever does not answer has been in nobody's way so far.
+    larger
+        && record.has_telling_table()
+        && in_time(PATIENCE, move || has_its_table(&path, &pair)) == Some(true)
 }
 
 /// What still uses a disk that was to be hidden, if anything does: then it is too late for it to be nobody's.

@@ -7,6 +7,7 @@ use super::{Mounted, Request, directory, mounted};
 use crate::attach::show_primary;
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
+use crate::failback::target::Target;
 use crate::failover::decide::is_newer;
 use crate::failover::presence::is_called_like_it;
 use crate::failover::stays::Stays;
@@ -45,7 +46,8 @@ fn checked(store: &OpenStore, from: &Path) -> Result<Probe> {
         let why = "no system runs from its copy, so that it is no old one".to_owned();
         return Err(refuse(why).next("what is on the primary is mounted already, or by mount(8)"));
     }
-    if !is_called_like_it(&roots, &store.config, from) {
+    let home = Target::home(&store.contents);
+    if !is_called_like_it(&roots, &store.config, home.as_ref(), from) {
         let why = "its serial number, or WWN, is not that of the primary".to_owned();
         return Err(refuse(why).next("name the disk the machine ran from before"));
     }

@@ -16,6 +16,7 @@ mod forward;
 mod gpt;
 pub mod holder;
 pub mod inuse;
+pub mod larger;
 pub mod layout;
 pub mod lock;
 mod mbr;

@@ -7,17 +7,17 @@
 use std::path::Path;
 
 use super::attached::refuse_attached;
-use super::gpt;
 use super::holder;
 use super::inuse::{Use, in_use};
+use super::larger::refuse_more;
 use super::layout::{FoundStore, find_store};
 use super::lock::{Lock, Mode, lock};
 use super::probe::{Kind as Endpoint, Probe};
 use super::proof::{self, Identity, Proven};
 use super::scan::locate;
 use super::sysfs::Roots;
-use super::table::{Table, TableKind};
-use crate::config::{PairConfig, PrimaryRecord};
+use super::table::Table;
+use crate::config::PairConfig;
 use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Kind, Result};
@@ -69,28 +69,6 @@ impl Primary {
     pub fn probe_contents(&mut self) {
         self.table.probe_contents(&self.disk);
     }
-
-    /// Refuses a larger disk that took the place of the first, where use is made of its rest: the pair has nothing of
-    /// that. A table that reaches there would be no good on any disk of the first one's size.
-    fn refuse_more(&self, record: &PrimaryRecord) -> Result<()> {
-        if record.disk_size.is_none() {
-            return Ok(());
-        }
-        let beyond = self.table.partitions.iter().find(|partition| partition.range.end > record.size);
-        let gpt = matches!(self.table.kind, TableKind::Gpt { .. });
-        let moved = || gpt && gpt::reach(&self.disk, record.block).is_some_and(|end| end > record.size);
-        let why = match beyond {
-            Some(partition) => format!("partition {} ends", partition.number),
-            None if moved() => "its partition table ends".to_owned(),
-            None => return Ok(()),
-        };
-        let why =
-            format!("{why} behind the first {} bytes, and the pair has no more of this disk", record.size.0);
-        Err(Error::new(Kind::Refused, "opening the primary", why)
-            .on(self.probe.name())
-            .left("nothing was written")
-            .next("'dpsr init --wipe' makes a new pair of all of it, whose history begins anew"))
-    }
 }
 
 /// Opens and proves both disks; the DPSR disk for writing, with the exclusive lock.
@@ -101,7 +79,7 @@ pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Resu
         let why = format!("{} is the same disk", dpsr.probe.name());
         return Err(Error::new(Kind::Refused, "opening the primary", why).on(primary.probe.name()));
     }
-    primary.refuse_more(&config.primary)?;
+    refuse_more(&config.primary, &primary.table, &primary.disk)?;
     Ok(Pair { config: config.clone(), primary, dpsr })
 }
 

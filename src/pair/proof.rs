@@ -79,10 +79,9 @@ impl Identity for PrimaryRecord {
 }
 
 impl PrimaryRecord {
-    /// Whether a table or a name tells it from other disks; an MBR signature of zero is none.
+    /// Whether a table or a name tells it from other disks.
     fn named(&self) -> bool {
-        let table = self.table.as_deref().is_some_and(|table| table.bytes().any(|digit| digit != b'0'));
-        table || self.serial.is_some() || self.wwn.is_some()
+        self.has_telling_table() || self.serial.is_some() || self.wwn.is_some()
     }
 }
 
