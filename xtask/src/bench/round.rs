@@ -22,7 +22,7 @@ const BAR_COPY: f64 = 1.10;
 const BAR_CHANGED: f64 = 1.10;
 /// Each case counts with the median of so many runs in a round, and so does fio, with the setting that won its sweep:
 /// on a disk that others use, too, the best of a few runs tells of luck. Odd, so that there is a middle.
-const RUNS: usize = 7;
+const RUNS: usize = 15;
 
 /// Whether `tool` was asked for; all are when none was named.
 pub fn wants(tools: &[String], tool: &str) -> bool {
