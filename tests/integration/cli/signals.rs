@@ -35,7 +35,9 @@ fn end(child: &mut Child) -> ExitStatus {
 impl Desk {
     fn start(&self, line: &str) -> std::process::Command {
         let shown = self.0.path().to_str().unwrap();
-        let mut command = command(env!("CARGO_BIN_EXE_dpsr"));
+        // Whoever runs the tests in the background of a script has them ignore SIGINT, and what they start, too.
+        let mut command = command("env");
+        command.args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_dpsr")]);
         command.args(words(&format!("{line} --config-dir {shown}/pairs").replace("DIR", shown)));
         command
     }
