@@ -100,7 +100,8 @@ fn read(
     let disk = FileDisk::open(snapshot.device().node(), Access::Read)?;
     let table = Table::read(&disk, pair.disks.block)?;
     let disk = disk.first(pair.config.primary.size);
-    refuse_more(&pair.config.primary, &table, &disk).map_err(|error| error.replace_left(INTACT))?;
+    refuse_more(&pair.config.primary, &table, &disk)
+        .map_err(|error| error.on(pair.disks.primary.name()).replace_left(INTACT))?;
     if !Volume::same_layout(&pair.disks.volumes, &recorded(&volumes_of(&pair.config, &table))) {
         let why = "it was repartitioned just now";
         return Err(Error::new(Kind::Refused, "reading the moment of", why)

@@ -155,6 +155,7 @@ fn of_a_larger_primary_only_the_beginning_belongs_to_the_pair() {
     assert_eq!(open_primary(&roots, &config, PrimaryUse::Offline).unwrap().disk.size(), config.primary.size);
     let told = unsynced(&config);
     assert!(told.contains("partition 1 ends behind the first 16777216 bytes"), "{told}");
+    assert!(told.contains(primary.to_str().unwrap()), "{told}");
     // The table of a disk of the first one's size.
     let first = FileDisk::open(&primary, Access::Write).unwrap().first(config.primary.size);
     layout.store = Bytes(MIB)..Bytes(15 * MIB);

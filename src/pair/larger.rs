@@ -9,7 +9,7 @@ use crate::disk::ReadDisk;
 use crate::error::{Error, Kind, Result};
 
 /// Refuses to copy a disk of whose rest use is made: a table that reaches there is no good on any disk of the first
-/// one's size. `whole` is the table of all the disk, `disk` as much of it as is copied.
+/// one's size. `whole` is the table of all the disk, `disk` as much of it as is copied; the caller knows what people call it.
 pub fn refuse_more(record: &PrimaryRecord, whole: &Table, disk: &dyn ReadDisk) -> Result<()> {
     if record.disk_size.is_none() {
         return Ok(());
@@ -23,7 +23,6 @@ pub fn refuse_more(record: &PrimaryRecord, whole: &Table, disk: &dyn ReadDisk) -
     let why =
         format!("{why} behind the first {} bytes, and the pair has no more of this disk", record.size.0);
     Err(Error::new(Kind::Refused, "opening the primary", why)
-        .on(disk.name())
         .left("nothing was written")
         .next("'dpsr init --wipe' makes a new pair of all of it, whose history begins anew"))
 }

@@ -79,7 +79,8 @@ pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Resu
         let why = format!("{} is the same disk", dpsr.probe.name());
         return Err(Error::new(Kind::Refused, "opening the primary", why).on(primary.probe.name()));
     }
-    refuse_more(&config.primary, &primary.table, &primary.disk)?;
+    refuse_more(&config.primary, &primary.table, &primary.disk)
+        .map_err(|error| error.on(primary.probe.name()))?;
     Ok(Pair { config: config.clone(), primary, dpsr })
 }
 
