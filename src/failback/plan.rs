@@ -312,13 +312,15 @@ impl Planned {
         let target = Target::of(&self.probe);
         let config = store.config.clone();
         drop(store);
-        remember(&self.roots, &config, &target, self.stays.is_some())?;
-        let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
-        let known = |it: &PairConfig| (it.primary.serial.clone(), it.primary.wwn.clone(), it.primary.whole());
-        let recorded = known(&now) != known(&config);
+        // The record first: once the store names the disk, the next start makes it the primary, of which a record of
+        // another disk would let nobody hold a moment.
+        let recorded = !target.is_recorded(&config);
         if recorded {
-            config::save(dir, &now)?;
+            let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
+            config::save(dir, &now).map_err(|error| error.left(unfinished).next(again))?;
         }
+        remember(&self.roots, &config, &target, self.stays.is_some())
+            .map_err(|error| error.left(unfinished).next(again))?;
         Ok(Begun { last_pass, recorded })
     }
 }

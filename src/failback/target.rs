@@ -115,6 +115,12 @@ impl Target {
         self.serial.as_ref().or(self.wwn.as_ref()).cloned().unwrap_or_default()
     }
 
+    /// Whether it is the primary in the record of a pair.
+    pub fn is_recorded(&self, config: &PairConfig) -> bool {
+        let primary = &config.primary;
+        self.size == primary.whole() && self.serial == primary.serial && self.wwn == primary.wwn
+    }
+
     /// The record of a pair whose primary it has become.
     pub fn becomes_primary(&self, config: &PairConfig, path: std::path::PathBuf) -> PairConfig {
         let mut config = config.clone();
@@ -123,5 +129,26 @@ impl Target {
         config.primary.serial = self.serial.clone();
         config.primary.wwn = self.wwn.clone();
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing;
+
+    #[test]
+    fn a_record_names_the_disk_whose_primary_it_is_made_of() {
+        let config = testing::sample("system");
+        let primary = &config.primary;
+        let there =
+            Target { size: primary.whole(), serial: primary.serial.clone(), wwn: primary.wwn.clone() };
+        let larger = Target { size: there.size + Bytes(512), ..there.clone() };
+        let other = Target { serial: Some("another".to_owned()), ..there.clone() };
+        assert!(there.is_recorded(&config));
+        for disk in [larger, other] {
+            assert!(!disk.is_recorded(&config), "{disk:?}");
+            assert!(disk.is_recorded(&disk.becomes_primary(&config, primary.path.clone())), "{disk:?}");
+        }
     }
 }

@@ -11,9 +11,11 @@ use super::ask::Question;
 use super::cmdline::CmdLine;
 use super::quiet::{Disks, Quiet};
 use super::told::{Level, say};
+use super::wrap::unwrapped;
 use crate::config::{self, PairConfig};
 use crate::error::{Error, Kind, Result};
 use crate::failback::put_back;
+use crate::failback::target::Target;
 use crate::failover::claimed;
 use crate::failover::decide::{Asked, Choice, Patience, Seen, decide, is_newer};
 use crate::failover::presence::{self, Presence, StoreSeen};
@@ -132,6 +134,11 @@ pub fn chosen<'a>(
                         "the primary is started without a DPSR disk, which is not there, or cannot be read";
                     say(Level::Warning, text);
                 }
+                if choice == Choice::Primary
+                    && let Some(home) = watch.home
+                {
+                    tell_outdated(config, &home);
+                }
                 return (config, choice);
             }
         }
@@ -145,13 +152,14 @@ struct Watch {
     quiet: Quiet,
     primary: Option<Instant>,
     store: Option<Instant>,
+    home: Option<Target>,
     several: bool,
 }
 
 impl Watch {
     fn begin() -> Self {
         let start = Instant::now();
-        Self { start, quiet: Quiet::begin(start), primary: None, store: None, several: false }
+        Self { start, quiet: Quiet::begin(start), primary: None, store: None, home: None, several: false }
     }
 
     /// What there is now, of the pair that counts: one whose copy is newer than its primary goes before one that is
@@ -165,7 +173,8 @@ impl Watch {
             |store: &Option<StoreSeen>| store.as_ref().map_or(0, |store| 1 + u8::from(is_newer(store.state)));
         let (config, store) =
             stores.into_iter().rev().max_by_key(|(_, store)| rank(store)).expect("there is a pair");
-        let primary = presence::primary(config, store.as_ref().and_then(|store| store.home.as_ref()));
+        self.home = store.as_ref().and_then(|store| store.home.clone());
+        let primary = presence::primary(config, self.home.as_ref());
         let age = store.as_ref().and_then(|store| store.time).map_or(0, |time| now().saturating_sub(time));
         let store = store.map(|store| store.state);
         let quiet = self.quiet.after(look, disks(), Instant::now());
@@ -199,6 +208,17 @@ impl Watch {
             );
         }
     }
+}
+
+/// The primary is the disk to which the machine went back, and the record that is at hand names another one: nothing has
+/// wrapped it.
+fn tell_outdated(config: &PairConfig, home: &Target) {
+    if home.is_recorded(config) || presence::primary(config, None) == Presence::There {
+        return;
+    }
+    let why = "the record in this initramfs names another disk";
+    let error = Error::new(Kind::NotFound, "wrapping", why).on(home.name());
+    unwrapped(config, &error.next("make the initramfs anew ('dracut --force'), and restart"));
 }
 
 /// The disks there are now.

@@ -144,7 +144,7 @@ fn mask_gpt_auto() -> Result<()> {
 }
 
 /// The boot goes on as if dpsr were not there.
-fn unwrapped(config: &PairConfig, error: &Error) {
+pub(super) fn unwrapped(config: &PairConfig, error: &Error) {
     let name = &config.name;
     say(Level::Warning, &format!("the primary of the pair {name} is not wrapped: {error}"));
     at_login(&format!(

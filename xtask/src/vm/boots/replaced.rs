@@ -70,6 +70,9 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     let status = dpsr_json(&mut machine, "status")?;
     must(status.text("state")? == "clean", || format!("{status:?}"))?;
+    let told = machine.guest()?.ok("cat /run/motd.d/10-dpsr")?;
+    let outdated = told.contains("is not wrapped") && told.contains("names another disk");
+    must(outdated, || format!("a login is told: {told}"))?;
     record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the new disk, wrapped")?;
     stands_on_dpsr(&mut machine)?;
