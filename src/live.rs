@@ -164,7 +164,8 @@ fn cow(place: Option<Cow>, pair: &OpenPair, parts: &[Range<Bytes>]) -> Result<(C
 fn settings(live: &LiveConfig, dir: &Path, cow: Cow) -> Settings {
     let hooks = Some(PathBuf::from(dir).join(HOOKS)).filter(|hooks| hooks.is_dir());
     let (quiet_for, quiet_limit) = (Duration::from_secs(live.quiet), Duration::from_secs(live.quiet_limit));
-    Settings { quiet_for, quiet_limit, hooks, ..Settings::new(cow) }
+    let usual = Settings::new(cow);
+    Settings { quiet_for, quiet_limit, hooks, chunk: live.chunk.map_or(usual.chunk, Bytes::from), ..usual }
 }
 
 /// The real path of a file for pre-images, if it lies apart from both disks. On the primary, its writes would

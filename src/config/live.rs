@@ -34,15 +34,47 @@ pub struct LiveConfig {
     /// How many bytes they may take; a sixteenth of the memory, but 64 MiB to 1 GiB, if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cow_size: Option<Bytes>,
+    /// The unit in which they are kept, and in which device-mapper splits what is read of the moment; 4 KiB if not
+    /// given. A larger one reads faster, and takes more room for scattered writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<ChunkSize>,
     /// How many seconds without a write make a moment quiet.
     pub quiet: u64,
     /// After how many seconds the moment is taken, quiet or not.
     pub quiet_limit: u64,
 }
 
+/// A unit for pre-images: 4096, 8192 or 16384 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct ChunkSize(u64);
+
+impl TryFrom<u64> for ChunkSize {
+    type Error = String;
+
+    fn try_from(bytes: u64) -> Result<Self, String> {
+        match bytes {
+            4096 | 8192 | 16384 => Ok(Self(bytes)),
+            _ => Err(format!("chunk must be 4096, 8192 or 16384, not {bytes}")),
+        }
+    }
+}
+
+impl From<ChunkSize> for u64 {
+    fn from(chunk: ChunkSize) -> Self {
+        chunk.0
+    }
+}
+
+impl From<ChunkSize> for Bytes {
+    fn from(chunk: ChunkSize) -> Self {
+        Self(chunk.0)
+    }
+}
+
 impl Default for LiveConfig {
     fn default() -> Self {
-        Self { cow: CowPlace::default(), cow_size: None, quiet: 5, quiet_limit: 30 }
+        Self { cow: CowPlace::default(), cow_size: None, chunk: None, quiet: 5, quiet_limit: 30 }
     }
 }
 
@@ -77,6 +109,8 @@ mod tests {
         let read = |text: &str| toml::from_str::<LiveConfig>(text);
         assert_eq!(read("").unwrap(), LiveConfig::default());
         assert_eq!(read("cow = 'memory'\nquiet = 1").unwrap().quiet, 1);
+        assert_eq!(read("chunk = 16384").unwrap().chunk, Some(ChunkSize(16384)));
+        assert!(read("chunk = 65536").unwrap_err().to_string().contains("chunk must be 4096, 8192 or 16384"));
         let path = read("cow = { path = '/var/cow' }\ncow_size = 1073741824").unwrap();
         assert_eq!((path.cow, path.cow_size), (CowPlace::Path("/var/cow".into()), Some(Bytes(GIB))));
         assert_eq!(read("cow = 'dpsr'").unwrap().cow, CowPlace::Dpsr);

@@ -13,5 +13,5 @@ pub(crate) mod testing;
 
 pub use choose::{Draft, choose, file_name, list, load, save, valid_name};
 pub use failover::{FailoverConfig, Policy};
-pub use live::{CowPlace, LiveConfig};
+pub use live::{ChunkSize, CowPlace, LiveConfig};
 pub use record::{DEFAULT_PAIR, DpsrRecord, PairConfig, PrimaryRecord};
