@@ -141,3 +141,13 @@ fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
     let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
     pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_asks_as_soon_as_there_is_the_flag() {
+        assert!(RULE.contains(&format!("TEST==\"{}\"", failover::FLAG)), "{RULE}");
+    }
+}
