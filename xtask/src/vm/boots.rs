@@ -32,7 +32,7 @@ use super::installed::{ARRAY_UUID, Installed, Layout, PASSPHRASE, ROOT_PARTUUID,
 use super::machine::{Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
-use super::{DPSR, PRIMARY, must};
+use super::{ALL, DPSR, PRIMARY, must};
 use crate::Result;
 use crate::data::{GIB, make_sparse};
 use crate::json::Json;
@@ -77,12 +77,13 @@ const CASES: [Case; 29] = [
     ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
 ];
 
-/// Those of them that run where nothing else was asked for, and on which release: each of the others' boots is in one
-/// of them, and each thing a root can stand on.
-const USUAL: [(Debian, &str); 4] = [
+/// Those of them that run where nothing else was asked for, and on which release: each thing a root can stand on is in one
+/// of them. Only the first goes all the way back. In this order two machines are busy to the end.
+const USUAL: [(Debian, &str); 5] = [
     (Debian::Bookworm, "gone_and_back"),
+    (Debian::Bookworm, "initramfs_tools"),
     (Debian::Bookworm, "root_stacked"),
-    (Debian::Trixie, "root_on_btrfs"),
+    (Debian::Trixie, "root_on_raid"),
     (Debian::Bookworm, "left_by_itself"),
 ];
 
@@ -92,6 +93,8 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// The disks of one case.
 struct Rig {
     layout: Layout,
+    /// Whether there is no time for the way back after each pulled disk.
+    brief: bool,
     folder: PathBuf,
     primary: Disk,
     /// The other half of the primary, where that is an array.
@@ -101,14 +104,14 @@ struct Rig {
 
 impl Rig {
     /// An installed primary, and an empty DPSR disk of 8 GiB.
-    fn new(debian: Debian, layout: Layout, folder: &Path) -> Result<Self> {
+    fn new(debian: Debian, layout: Layout, folder: &Path, brief: bool) -> Result<Self> {
         let installed = Installed::of(debian, layout)?;
         let primary = overlay(PRIMARY, &installed.disk(), folder)?;
         let mirror = installed.mirror().map(|file| overlay(MIRROR, &file, folder)).transpose()?;
         let file = folder.join("dpsr.img");
         make_sparse(&file, 8 * GIB)?;
         let dpsr = Disk { name: DPSR, file, format: Format::Raw };
-        Ok(Self { layout, folder: folder.to_owned(), primary, mirror, dpsr })
+        Ok(Self { layout, brief, folder: folder.to_owned(), primary, mirror, dpsr })
     }
 
     /// The machine with these disks, and no others, off. Where the primary is, its other half is, too.
@@ -120,13 +123,15 @@ impl Rig {
     }
 }
 
-/// Runs the chosen cases on each of these releases, each with new disks. Where any failed, their names are the error.
+/// Runs the chosen cases on each of these releases, or on all there are, each with new disks. Where any failed, their names
+/// are the error.
 pub fn run(debians: &[Debian], choice: &Choice, keep: bool) -> Result<()> {
     let takes = |debian: Debian, name: &str| match choice.names[..] {
         [] => choice.all || USUAL.contains(&(debian, name)),
         _ => choice.names.iter().any(|it| name.contains(it.as_str())),
     };
     let of = |debian: Debian| CASES.iter().map(move |case| (debian, case));
+    let debians = if debians.is_empty() { &ALL } else { debians };
     let mut cases: Vec<(Debian, &Case)> = debians
         .iter()
         .flat_map(|debian| of(*debian))
@@ -138,21 +143,22 @@ pub fn run(debians: &[Debian], choice: &Choice, keep: bool) -> Result<()> {
     // The usual ones in their order, which keeps two machines busy to the end.
     let place = |debian, name| USUAL.iter().position(|it| *it == (debian, name)).unwrap_or(USUAL.len());
     cases.sort_by_key(|(debian, case)| place(*debian, case.0));
-    let failed = side_by_side(&cases, keep)?;
+    let usual = choice.names.is_empty() && !choice.all;
+    let failed = side_by_side(&cases, (usual, keep))?;
     println!("{} of {} passed", cases.len() - failed.len(), cases.len());
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 
 /// Runs the cases, two at a time where there are two processors: a machine waits a lot. The names of those that
 /// failed.
-fn side_by_side(cases: &[(Debian, &Case)], keep: bool) -> Result<Vec<String>> {
+fn side_by_side(cases: &[(Debian, &Case)], (brief, keep): (bool, bool)) -> Result<Vec<String>> {
     let queue = Mutex::new(cases.iter());
     let work = || {
         let mut failed = Vec::new();
         while let Some((debian, case)) = queue.lock().ok().and_then(|mut cases| cases.next()) {
             let label = format!("{} {}", debian.number(), case.0);
             CASE.set(label.clone());
-            if !told(*debian, case, keep)? {
+            if !told(*debian, case, (brief, keep))? {
                 failed.push(label);
             }
         }
@@ -178,7 +184,7 @@ fn say(text: impl Display) {
 }
 
 /// Runs one case and says how it went; the console of one that failed stays, with `keep` its disks do, too.
-fn told(debian: Debian, (name, layout, case): &Case, keep: bool) -> Result<bool> {
+fn told(debian: Debian, (name, layout, case): &Case, (brief, keep): (bool, bool)) -> Result<bool> {
     say("…");
     let start = Instant::now();
     let kept = image::store().join(format!("kept-boot-{}-{name}", debian.number()));
@@ -191,7 +197,7 @@ fn told(debian: Debian, (name, layout, case): &Case, keep: bool) -> Result<bool>
         fs::create_dir(&kept).map_err(failed)?;
     }
     let folder = if keep { &kept } else { scratch.path() };
-    let outcome = Rig::new(debian, *layout, folder).and_then(|rig| case(&rig));
+    let outcome = Rig::new(debian, *layout, folder, brief).and_then(|rig| case(&rig));
     let seconds = start.elapsed().as_secs_f64();
     match &outcome {
         Ok(()) => say(format_args!("ok     {seconds:6.1} s")),
@@ -284,8 +290,9 @@ fn init(machine: &mut Machine) -> Result<()> {
     let primary = format!("$(ls /dev/disk/by-id/md-uuid-{ARRAY_UUID} 2>/dev/null || echo {by_id}{PRIMARY})");
     let words = format!("init --primary {primary} --dpsr {by_id}{DPSR} --confirm {DPSR}");
     dpsr(machine, &words)?;
-    // Nobody here minds a moment that is not quiet.
-    let live = "printf '\n[live]\nquiet = 1\nquiet_limit = 3\n' >>/etc/dpsr/system.toml && sync";
+    // Nobody here minds a moment that is not quiet, and little is overwritten meanwhile.
+    let live =
+        "printf '\n[live]\nchunk = 16384\nquiet = 1\nquiet_limit = 3\n' >>/etc/dpsr/system.toml && sync";
     machine.guest()?.ok(live).map(drop)
 }
 

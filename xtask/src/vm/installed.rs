@@ -160,6 +160,10 @@ fn fill(layout: Layout, root: &Path, beside: &Path) -> Result<()> {
     }
     write(grub.join("grub.cfg"), &layout.menu(&kernel(root)?))?;
     write(beside.join("early.cfg"), &layout.early())?;
+    if layout == Layout::Raid {
+        let mask = root.join("etc/systemd/system/mdadm-shutdown.service");
+        fs::remove_file(&mask).map_err(|error| format!("removing {}: {error}", mask.display()))?;
+    }
     write(beside.join("installed.sh"), SCRIPT)?;
     let mut script = Command::new("unshare");
     script.args(["--mount", "sh"]).arg(beside.join("installed.sh")).arg(root).arg(beside);

@@ -60,7 +60,7 @@ const DPSR: &str = "dpsr";
 const SHELL: Duration = Duration::from_secs(3600);
 
 pub fn run(mut args: Args) -> Result<()> {
-    let debian = args.value("--debian")?.unwrap_or(Debian::Bookworm);
+    let chosen = args.value("--debian")?;
     let (keep, yes) = (args.flag("--keep"), args.flag("--yes"));
     let choice = Choice { all: args.flag("--all"), names: args.values("--test")? };
     let command: Option<String> = args.value("--shell-command")?;
@@ -68,8 +68,9 @@ pub fn run(mut args: Args) -> Result<()> {
     args.finish()?;
     packages::ensure(&[packages::BUILD, packages::TEST, packages::VM].concat(), yes)?;
     if boot {
-        return boots::run(&[debian], &choice, keep);
+        return boots::run(chosen.as_slice(), &choice, keep);
     }
+    let debian = chosen.unwrap_or(Debian::Bookworm);
     if !keep {
         let scratch = Scratch::new(&env::temp_dir(), &format!("vm-{}", debian.number()))?;
         return run_in(debian, &choice, command.as_deref(), scratch.path());
@@ -92,7 +93,7 @@ pub fn test(debian: Debian, choice: &Choice) -> Result<()> {
 
 /// Runs the chosen cases that begin before any system runs, on every release.
 pub fn test_boots(choice: &Choice) -> Result<()> {
-    boots::run(&ALL, choice, false)
+    boots::run(&[], choice, false)
 }
 
 /// Whether machines can be built and run here, and if not, why.

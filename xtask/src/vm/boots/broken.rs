@@ -122,8 +122,7 @@ const OTHER_WAYS: [Way; 3] = [
 
 /// Starts are counted: a system that does not come up is left by itself, for the copy of when it did.
 pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
-    counted(rig)?.shut_down()?;
-    left(rig, [&rig.primary, &rig.dpsr], NO_INIT)
+    left(rig, counted(rig)?, [&rig.primary, &rig.dpsr], NO_INIT)
 }
 
 /// The same in three more ways, each from the same state.
@@ -133,7 +132,9 @@ pub(super) fn left_in_other_ways(rig: &Rig) -> Result<()> {
         let folder = rig.folder.join(number.to_string());
         fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         let (primary, dpsr) = (rig.primary.tried_out(&folder)?, rig.dpsr.tried_out(&folder)?);
-        left(rig, [&primary, &dpsr], way)?;
+        let both = [&primary, &dpsr];
+        let machine = on(rig, Start::Uefi, &both, &format!("the primary, before there is {}", way.0))?;
+        left(rig, machine, both, way)?;
     }
     Ok(())
 }
@@ -147,8 +148,7 @@ fn counted(rig: &Rig) -> Result<Machine> {
     Ok(machine)
 }
 
-fn left(rig: &Rig, both: [&Disk; 2], (what, breaks, says): Way) -> Result<()> {
-    let mut machine = on(rig, Start::Uefi, &both, &format!("the primary, before there is {what}"))?;
+fn left(rig: &Rig, mut machine: Machine, both: [&Disk; 2], (what, breaks, says): Way) -> Result<()> {
     came_up(&mut machine)?;
     machine.guest()?.ok(breaks)?;
     machine.power_cut();

@@ -24,8 +24,8 @@ pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
         ));
     }
     went_on(rig, Start::Uefi)?;
-    old_primary_does_not_win(rig)?;
-    back(rig, &rig.primary)
+    old_primary_first(rig)?;
+    back(rig, [&rig.dpsr, &rig.primary])
 }
 
 pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result<Machine> {
@@ -144,32 +144,34 @@ fn went_on(rig: &Rig, start: Start) -> Result<()> {
     machine.shut_down()
 }
 
-/// The old primary is there again, in both orders, and its own loader starts: the copy has what is newer.
-fn old_primary_does_not_win(rig: &Rig) -> Result<()> {
-    for (disks, what) in [
-        ([&rig.primary, &rig.dpsr], "with the old primary first"),
-        ([&rig.dpsr, &rig.primary], "with the old primary second"),
-    ] {
-        let mut machine = on(rig, Start::Bios, &disks, what)?;
-        marked(&mut machine, "fifth")?;
-        let root = machine.guest()?.ok("findmnt --noheadings --output SOURCE /; findfs PARTLABEL=root")?;
-        must(root.lines().all(|line| line.starts_with(ROOT)), || format!("the root is {root}"))?;
-        let links =
-            machine.guest()?.ok("readlink --canonicalize /dev/disk/by-uuid/* /dev/disk/by-partuuid/*")?;
-        let raw = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
-        must(!links.contains(&format!("/dev/{}", raw.trim())), || format!("links to {raw}: {links}"))?;
-        machine.shut_down()?;
-    }
-    Ok(())
+/// The old primary is there again, and its own loader starts: the copy has what is newer.
+fn old_primary_first(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Bios, &both, "with the old primary first")?;
+    marked(&mut machine, "fifth")?;
+    old_primary_is_nobodys(&mut machine)?;
+    machine.shut_down()
+}
+
+/// The root is the copy's, and no name leads to the old primary.
+fn old_primary_is_nobodys(machine: &mut Machine) -> Result<()> {
+    let root = machine.guest()?.ok("findmnt --noheadings --output SOURCE /; findfs PARTLABEL=root")?;
+    must(root.lines().all(|line| line.starts_with(ROOT)), || format!("the root is {root}"))?;
+    let links = machine.guest()?.ok("readlink --canonicalize /dev/disk/by-uuid/* /dev/disk/by-partuuid/*")?;
+    let raw = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
+    must(!links.contains(&format!("/dev/{}", raw.trim())), || format!("links to {raw}: {links}"))
 }
 
 /// Back to the old primary's disk: refused while it may hold something, then copied, finished by the next
 /// start, and synced as if nothing had been. By UEFI: this BIOS tries the first disk alone, which cannot be
 /// booted from until all is copied.
-pub(super) fn back(rig: &Rig, disk: &Disk) -> Result<()> {
-    let mut machine = on(rig, Start::Uefi, &[disk, &rig.dpsr], "to go back")?;
+pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &disks, "to go back")?;
     marked(&mut machine, "fifth")?;
     stands_on_dpsr(&mut machine)?;
+    if rig.layout.is_plain() {
+        old_primary_is_nobodys(&mut machine)?;
+    }
     let (disk, id) = old_primary(rig, &mut machine)?;
     let to = format!("failback --to /dev/{disk}");
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
@@ -208,21 +210,20 @@ fn old_primary(rig: &Rig, machine: &mut Machine) -> Result<(String, &'static str
     Ok((name, id))
 }
 
-/// What was written to the old primary after the last generation can be read, and nothing of it changes: the
-/// partition with the root is what it was, byte for byte. Volumes are found as those of a generation are.
+/// What was written to the old primary after the last generation can be read, and nothing is written to it, as the
+/// kernel counts it. Volumes are found as those of a generation are.
 fn looked_into(machine: &mut Machine, disk: &str) -> Result<()> {
     let volume = format!(
         "$(partx --show --noheadings --output NR,NAME /dev/{disk} | awk '$2 == \"root\" {{ print $1 }}')"
     );
     let key = format!("printf '{PASSPHRASE}' >/run/key");
     let lv = "$(test -e /dev/mapper/system-root && echo --lv=root)";
-    let between = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
-    let hash = format!("cksum </dev/{disk}{between}{volume}");
+    // Sectors that were written. (`Documentation/block/stat.rst`)
+    let written = format!("awk '{{ print $7 }}' /sys/block/{disk}/stat");
     let script = format!(
-        "{key}; {hash} >/run/before && mkdir -p /run/old && \
+        "{key}; before=$({written}) && mkdir -p /run/old && \
          dpsr salvage /dev/{disk} /run/old --volume {volume} --key-file /run/key {lv} >/dev/null && \
-         cat /run/old/root/marker; dpsr umount /run/old >/dev/null && {hash} >/run/after && \
-         cmp /run/before /run/after"
+         cat /run/old/root/marker; dpsr umount /run/old >/dev/null && sync && test \"$before\" = \"$({written})\""
     );
     let found = machine.run_within(PATIENCE, &script)?;
     must(found.code == 0 && found.output == "third\n", || {

@@ -29,6 +29,13 @@ pub(super) fn by_uefi(rig: &Rig) -> Result<()> {
 pub(super) fn by_devices_file(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, to get a devices file")?;
+    devices_file(&mut machine)?;
+    machine.shut_down()?;
+    gone_and_back(rig, Start::Uefi)
+}
+
+/// Lets LVM look only at the disks there are.
+pub(super) fn devices_file(machine: &mut Machine) -> Result<()> {
     let named = machine.run_within(
         PATIENCE,
         "sed -i -e 's/^[# \t]*use_devicesfile = .*/use_devicesfile = 1/' \
@@ -37,13 +44,11 @@ pub(super) fn by_devices_file(rig: &Rig) -> Result<()> {
          lvm lvmconfig devices/use_devicesfile && sync",
     )?;
     let known = named.code == 0 && named.output.contains("PVID=") && named.output.contains("file=1");
-    must(known, || format!("the devices file: {named:?}"))?;
-    machine.shut_down()?;
-    gone_and_back(rig, Start::Uefi)
+    must(known, || format!("the devices file: {named:?}"))
 }
 
 /// Where there is a devices file, the volumes that are not the root's were activated before the initramfs was left.
-fn activated(machine: &mut Machine) -> Result<()> {
+pub(super) fn activated(machine: &mut Machine) -> Result<()> {
     let told = "! test -s /etc/lvm/devices/system.devices || \
                 journalctl --boot --output cat --grep 'activating all volumes.*active'";
     machine.guest()?.ok(told).map(drop)
@@ -66,10 +71,13 @@ pub(super) fn uefi_partuuid(rig: &Rig) -> Result<()> {
     gone(rig, Start::Uefi, Start::Uefi, true)
 }
 
-/// The old primary is there again: the copy has what is newer.
+/// The old primary is there again: the copy has what is newer, and goes back to it.
 fn gone_and_back(rig: &Rig, start: Start) -> Result<()> {
     gone(rig, Start::Uefi, start, false)?;
-    back(rig, &rig.primary)?;
+    if rig.brief {
+        return Ok(());
+    }
+    back(rig, [&rig.primary, &rig.dpsr])?;
     if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }

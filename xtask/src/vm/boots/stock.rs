@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine whose initramfs images are made by initramfs-tools, as Debian installs it. dracut takes its place only when
-//! somebody says so, and it gets it back.
+//! A machine whose initramfs images are made by initramfs-tools, on LVM, as Debian installs it, with a devices file.
+//! dracut takes its place only when somebody says so, and it gets it back.
 
-use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr, two_generations};
+use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr, swaps, two_generations};
+use super::roots::{activated, devices_file};
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary};
 use crate::Result;
 use crate::vm::PRIMARY;
@@ -17,6 +18,7 @@ const STATE: &str = "dpkg-query --show --showformat '${Package} ${db:Status-Stat
 pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
     let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
+    devices_file(&mut machine)?;
     let before = state(&mut machine, "initramfs-tools installed")?;
     let by_id = "/dev/disk/by-id/virtio-";
     let planned = format!("dpsr init --primary {by_id}{PRIMARY} --dpsr {by_id}dpsr --dry-run");
@@ -35,18 +37,25 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
     state(&mut machine, "dracut installed")?;
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
+    activated(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     two_generations(&mut machine)?;
     machine.power_cut();
 
     let mut machine = on(rig, Start::Bios, &[&rig.dpsr], "from the copy, the primary missing")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    swaps(&mut machine)?;
     marked(&mut machine, "second")?;
     let refused = machine.guest()?.run("dpsr boot uninstall")?;
     must(refused.code == 3, || format!("{}: {}", refused.code, refused.output))?;
     mark(&mut machine, "fifth")?;
     machine.shut_down()?;
+    if rig.brief {
+        return Ok(());
+    }
     // Its last step is to take away what boots.
-    back(rig, &rig.primary)?;
+    back(rig, [&rig.primary, &rig.dpsr])?;
 
     let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, as it was")?;
     is_the_primary(&mut machine)?;

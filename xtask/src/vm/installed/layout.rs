@@ -42,18 +42,16 @@ pub const LUKS_HEADER: u64 = 4 * MIB;
 pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
 pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
 
-/// What the root stands on. All but the first five have a filesystem of its own for the kernels.
+/// What the root stands on. All but the first three have a filesystem of its own for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// ext4 on a partition.
     Plain,
-    /// The same, and its initramfs is made by initramfs-tools; what a switch to dracut takes is at hand.
-    Stock,
     /// The same, started by systemd-boot, which reads kernel and initramfs from the ESP.
     SystemdBoot,
     /// The same, and another partition for the homes.
     Homes,
-    /// ext4 on a partition of an array of two disks that are alike.
+    /// btrfs on a partition of an array of two disks that are alike.
     Raid,
     /// XFS on a partition.
     Xfs,
@@ -61,6 +59,8 @@ pub enum Layout {
     Btrfs,
     /// ext4 on a logical volume, and another one for the homes.
     Lvm,
+    /// The same, and its initramfs is made by initramfs-tools; what a switch to dracut takes is at hand.
+    Stock,
     /// ext4 on LUKS; the passphrase is asked for on the console.
     Luks,
     /// XFS on a logical volume, and ext4 on another one for the homes, all of it in LUKS.
@@ -93,7 +93,7 @@ impl Layout {
     pub fn filesystem(self) -> &'static str {
         match self {
             Self::Xfs | Self::Stacked => "xfs",
-            Self::Btrfs => "btrfs",
+            Self::Btrfs | Self::Raid => "btrfs",
             _ => "ext4",
         }
     }
@@ -105,7 +105,7 @@ impl Layout {
 
     /// Whether it has logical volumes.
     pub fn has_volumes(self) -> bool {
-        matches!(self, Self::Lvm | Self::Stacked)
+        matches!(self, Self::Lvm | Self::Stock | Self::Stacked)
     }
 
     /// The partition with the kernels.
@@ -116,7 +116,7 @@ impl Layout {
 
     /// Whether the root is a filesystem on a partition, with the kernels in it.
     pub fn is_plain(self) -> bool {
-        matches!(self, Self::Plain | Self::Stock | Self::SystemdBoot | Self::Homes | Self::Raid)
+        matches!(self, Self::Plain | Self::SystemdBoot | Self::Homes)
     }
 
     pub fn esp(self) -> Place {
@@ -127,7 +127,7 @@ impl Layout {
     pub fn root(self) -> Place {
         let before = self.boot().unwrap_or(self.esp());
         // mkfs.btrfs plans generously for what it is to hold.
-        let size = if self == Self::Btrfs { 960 * MIB } else { 720 * MIB };
+        let size = if self.filesystem() == "btrfs" { 960 * MIB } else { 720 * MIB };
         (before.0 + before.1, size)
     }
 
@@ -152,7 +152,7 @@ impl Layout {
     pub fn words(self) -> String {
         match self {
             Self::Raid => format!("root=UUID={ROOT_UUID} rd.md.uuid={ARRAY_UUID}"),
-            Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
+            Self::Lvm | Self::Stock => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
             Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}=locked"),
             Self::Stacked => {
                 let opened = format!("rd.luks.name={LUKS_UUID}=locked rd.lvm.lv={SYSTEM}/root");
@@ -188,7 +188,7 @@ impl Layout {
         let part = |(start, size): Place, kind: &str, name: &str| {
             format!("start={}, size={}, type={kind}, name={name}\n", start / 512, size / 512)
         };
-        let kind = if self == Self::Lvm { "V" } else { "L" };
+        let kind = if matches!(self, Self::Lvm | Self::Stock) { "V" } else { "L" };
         let mut lines = format!("label: gpt\n{}", part(BIOS, "21686148-6449-6E6F-744E-656564454649", "bios"));
         lines.push_str(&part(self.esp(), "U", "esp"));
         if let Some(boot) = self.boot() {

@@ -33,12 +33,12 @@ pub fn make(layout: Layout, root: &Path, disk: &Path, beside: &Path) -> Result<(
     }
     match layout {
         Layout::Xfs => make_xfs(root, &whole, place.1, beside)?,
-        Layout::Btrfs => {
+        Layout::Btrfs | Layout::Raid => {
             make_sparse(&whole, place.1)?;
             let words = ["--quiet", "--metadata", "single", "--uuid", ROOT_UUID, "--rootdir"];
             output(tool("mkfs.btrfs").args(words).arg(root).arg(&whole))?;
         }
-        Layout::Lvm => {
+        Layout::Lvm | Layout::Stock => {
             make_volumes(&whole, place.1)?;
             make_ext4(&whole, ROOT_VOLUME, &ext4, root)?;
             make_homes(&whole, HOME_VOLUME, beside)?;
