@@ -44,6 +44,10 @@ const APT: [&str; 5] = [
     "-oDpkg::Options::=--force-confold",
 ];
 
+/// What the package dracut, as a kernel's own packages do, takes for a machine whose kernels need no image: it writes into
+/// the one that is there, and whoever loses power meanwhile has none.
+const NO_IMAGES: (&str, &str) = ("INITRD", "No");
+
 /// How long one image may take to be made: emulated machines are slow.
 const IMAGE: Duration = Duration::from_secs(1800);
 
@@ -72,6 +76,19 @@ pub fn has_initramfs_tools(root: &Path) -> bool {
         let named = lines.next() == Some("Package: initramfs-tools");
         named && lines.any(|line| line.starts_with("Status: ") && line.ends_with(" ok installed"))
     })
+}
+
+/// The packages that dpkg(1) has not installed to their end, whatever is in the way.
+fn unfinished(root: &Path) -> Vec<String> {
+    let status = fs::read(root.join("var/lib/dpkg/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let unfinished = |package: &str| {
+        let mut lines = package.trim_start().lines();
+        let name = lines.next()?.strip_prefix("Package: ")?;
+        let state = lines.find(|line| line.starts_with("Status: "))?.rsplit(' ').next()?;
+        (!["installed", "config-files", "not-installed"].contains(&state)).then(|| name.to_owned())
+    };
+    status.split("\n\n").filter_map(unfinished).collect()
 }
 
 /// Whether a switch was begun and not ended: an image may be torn, whatever it looks like.
@@ -138,6 +155,11 @@ impl Switch {
         if simulated(&["dracut"])? != *self {
             return Err(refused("other packages would come and go by now than were shown").next("try again"));
         }
+        let unfinished = unfinished(root);
+        if !unfinished.is_empty() {
+            let why = format!("packages that are not installed to their end: {}", unfinished.join(", "));
+            return Err(refused(why).next("'dpkg --configure -a', then again"));
+        }
         let images = images(root);
         check_room(root, &images)?;
         let mut new = self.installed.clone();
@@ -145,8 +167,9 @@ impl Switch {
         keep(root, &images, &self.removed, &new)?;
         let begun = clock();
         // They may have taken the room, where all of it is one filesystem.
-        let made = check_room(root, &images).and_then(|()| install(&["dracut"])).and_then(|()| {
-            // Some of its packages make only the image of the newest kernel by themselves.
+        let words = [&APT[..], &["install", "dracut"]].concat();
+        let came = || tool::run_to_its_end_with(&[NO_IMAGES], "apt-get", "apt", &words);
+        let made = check_room(root, &images).and_then(|()| came()).and_then(|()| {
             let others = images.iter().filter(|image| !image.is_of_dracut(root, begun));
             others.into_iter().try_for_each(Image::by_dracut)?;
             let missing = images.iter().find(|image| !image.is_of_dracut(root, begun));
@@ -482,6 +505,23 @@ mod tests {
             &[core, &tools.replace("install ok installed", "deinstall ok config-files")].concat(),
         );
         assert_eq!(both(), (true, false));
+    }
+
+    #[test]
+    fn what_is_not_installed_to_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(unfinished(root.path()).is_empty(), "there are no packages");
+        fs::create_dir_all(root.path().join("var/lib/dpkg")).unwrap();
+        let package = |name: &str, state: &str| format!("Package: {name}\nStatus: {state}\nVersion: 1\n");
+        let all = [
+            package("whole", "install ok installed"),
+            package("gone", "deinstall ok config-files"),
+            package("linux-image-6.1", "install ok half-configured"),
+            package("held", "hold ok installed"),
+            package("torn", "install reinstreq half-installed"),
+        ];
+        fs::write(root.path().join("var/lib/dpkg/status"), all.join("\n")).unwrap();
+        assert_eq!(unfinished(root.path()), ["linux-image-6.1", "torn"]);
     }
 
     #[test]

@@ -45,9 +45,15 @@ fn last(told: &str) -> &str {
 /// Runs `program`, which must succeed, to its end: who stops an installation in the middle leaves neither the old
 /// nor the new. It asks nobody anything, and goes on by itself where dpsr does not.
 pub fn run_to_its_end(program: &str, package: &str, args: &[&str]) -> Result<()> {
+    run_to_its_end_with(&[], program, package, args)
+}
+
+/// The same with more in its environment.
+pub fn run_to_its_end_with(more: &[(&str, &str)], program: &str, package: &str, args: &[&str]) -> Result<()> {
     let told = tempfile::tempfile().map_err(|error| failed(program, &error.to_string()))?;
     let again = || told.try_clone().map_err(|error| failed(program, &error.to_string()));
     let mut command = command(program, args);
+    command.envs(more.iter().copied());
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(again()?).stderr(again()?);
     // Whoever types Ctrl-C means dpsr. Only the program itself is waited for, not what it leaves running.
     let status = command.process_group(0).status().map_err(|error| missing(program, package, &error))?;
@@ -127,6 +133,7 @@ mod tests {
     #[test]
     fn what_runs_to_its_end_tells_both_ways() {
         run_to_its_end("true", "coreutils", &[]).unwrap();
+        run_to_its_end_with(&[("WORD", "x")], "sh", "dash", &["-c", "test $WORD = x"]).unwrap();
         let error = run_to_its_end("sh", "dash", &["-c", "echo why; sleep 9 & exit 100"]).unwrap_err();
         insta::assert_snapshot!(error, @"running sh: why");
     }

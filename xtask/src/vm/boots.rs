@@ -45,7 +45,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 29] = [
+const CASES: [Case; 30] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -64,6 +64,7 @@ const CASES: [Case; 29] = [
     ("root_on_btrfs", Layout::Btrfs, roots::by_uefi),
     ("root_on_raid", Layout::Raid, roots::by_uefi),
     ("initramfs_tools", Layout::Stock, stock::initramfs_tools),
+    ("switch_cut_short", Layout::Stock, stock::switch_cut_short),
     ("systemd_boot", Layout::SystemdBoot, sdboot::systemd_boot),
     ("half_an_array", Layout::Raid, raid::half_an_array),
     ("onto_a_blank_disk", Layout::Plain, replaced::onto_a_blank_disk),

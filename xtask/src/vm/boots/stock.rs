@@ -2,6 +2,9 @@
 //! A machine whose initramfs images are made by initramfs-tools, on LVM, as Debian installs it, with a devices file.
 //! dracut takes its place only when somebody says so, and it gets it back.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use super::failover::{back, mark, marked, on, restarted, stands_on_dpsr, swaps, two_generations};
 use super::roots::{activated, devices_file};
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary};
@@ -9,6 +12,9 @@ use crate::Result;
 use crate::vm::PRIMARY;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
+
+/// How long the switch has gone on when the power fails: packages come and go first, then an image is made.
+const CUTS: [u64; 3] = [5, 12, 35];
 
 /// Which of the two is installed, and a sum over each initramfs.
 const STATE: &str = "dpkg-query --show --showformat '${Package} ${db:Status-Status}\\n' initramfs-tools dracut 2>/dev/null | \
@@ -72,6 +78,32 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
     let again = machine.run_within(PATIENCE, "dpsr boot uninstall && dpsr boot install")?;
     let told = again.output.contains("removed:   initramfs-tools");
     must(again.code == 3 && told, || format!("{}: {}", again.code, again.output))?;
+    machine.shut_down()
+}
+
+/// The power fails in the switch, and in its being taken back: the primary starts each time, and what was begun can be ended.
+pub(super) fn switch_cut_short(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    machine.guest()?.ok("sync")?;
+    for seconds in CUTS {
+        for words in ["install --confirm dracut", "uninstall"] {
+            machine.guest()?.ok(&format!("(dpsr boot {words} >/dev/null 2>&1 &)"))?;
+            sleep(Duration::from_secs(seconds));
+            machine.power_cut();
+            machine = on(rig, Start::Uefi, &both, &format!("after {seconds} s of boot {words}"))?;
+            is_the_primary(&mut machine)?;
+        }
+        let done = machine.run_within(PATIENCE, "dpsr boot uninstall")?;
+        must(done.code == 0, || format!("taking back what was cut off: {done:?}"))?;
+        state(&mut machine, "initramfs-tools installed")?;
+    }
+    dpsr_json(&mut machine, "boot install --confirm dracut")?;
+    state(&mut machine, "dracut installed")?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
     machine.shut_down()
 }
 
