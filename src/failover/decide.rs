@@ -92,7 +92,8 @@ pub fn decide(asked: Asked, seen: &Seen, patience: Patience) -> Choice {
         return with_primary(seen, patience);
     }
     let why = match (&seen.primary, asked) {
-        (Presence::There, _) => return with_primary(seen, patience),
+        // One of two clones is the primary, which nothing newer may take the place of.
+        (Presence::There | Presence::Twice(_), _) => return with_primary(seen, patience),
         // Its own loader was found on it; who repartitions a disk wants it as it is now.
         (Presence::Changed(_), Asked::Primary) => return with_primary(seen, patience),
         (Presence::Changed(why) | Presence::Missing(why), _) => why,
@@ -177,6 +178,17 @@ mod tests {
                 let choice = decide(asked, &at(0, Presence::There, Some(live)), PATIENCE);
                 assert!(matches!(choice, Choice::Copy(_)), "{choice:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_primary_with_a_clone_is_not_missing() {
+        let twice = || Presence::Twice("/dev/sda and /dev/sdb both carry its identity".to_owned());
+        let clean = Some(State::Clean(Generation(3)));
+        for asked in [Asked::Primary, Asked::Auto] {
+            assert_eq!(decide(asked, &at(600, twice(), clean), PATIENCE), Choice::Primary);
+            let live = decide(asked, &at(0, twice(), Some(State::Live(Generation(3)))), PATIENCE);
+            assert!(matches!(live, Choice::Copy(_)), "{live:?}");
         }
     }
 

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether the disks of a pair are there, and can be read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::config::PairConfig;
 use crate::disk::ReadDisk;
+use crate::disk::file::{Access, FileDisk};
 use crate::disk::whole::read_exact_at;
 use crate::error::{Error, Result};
 use crate::failback::target::Target;
 use crate::format::superblock::State;
 use crate::open;
-use crate::pair::open::{PrimaryUse, open_primary};
+use crate::pair::open::{PrimaryUse, is_there_twice, open_primary};
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Presence {
     /// All that was recorded, and it can be read.
     There,
+    /// There, and more than once: nobody can tell which of them it is.
+    Twice(String),
     /// A disk with its names, but without its table: repartitioned, replaced in its place, or overwritten.
     Changed(String),
     /// No such disk, or one that cannot be read.
@@ -60,6 +63,7 @@ pub fn primary(config: &PairConfig, home: Option<&Target>) -> Presence {
 fn nearer(recorded: Presence, home: Option<Presence>) -> Presence {
     match (home, recorded) {
         (Some(Presence::There), _) => Presence::There,
+        (Some(twice @ Presence::Twice(_)), _) => twice,
         (Some(changed @ Presence::Changed(_)), Presence::Missing(_)) => changed,
         (_, recorded) => recorded,
     }
@@ -83,14 +87,28 @@ fn looked(config: &PairConfig) -> Presence {
             Ok(()) => Presence::There,
             Err(error) => Presence::Missing(format!("it cannot be read: {}", error.cause())),
         },
-        Err(error) if called_like_it(&roots, config) => Presence::Changed(error.cause().to_owned()),
-        Err(_) => Presence::Missing("no disk is the recorded one".to_owned()),
+        Err(error) if is_there_twice(&roots, config) => Presence::Twice(error.cause().to_owned()),
+        Err(error) => match called_like_it(&roots, config).map(|path| begins(&path)) {
+            Some(Ok(())) => Presence::Changed(error.cause().to_owned()),
+            Some(Err(error)) => Presence::Missing(format!("it cannot be read: {}", error.cause())),
+            None => Presence::Missing("no disk is the recorded one".to_owned()),
+        },
     }
 }
 
-/// Whether there is a disk that is the primary by all it says, though not by what is on it.
-fn called_like_it(roots: &Roots, config: &PairConfig) -> bool {
-    roots.all().iter().any(|node| is_called_like_it(roots, config, None, &node.path()))
+/// The disk that is the primary by all it says, though not by what is on it.
+fn called_like_it(roots: &Roots, config: &PairConfig) -> Option<PathBuf> {
+    let all = roots.all();
+    let mut disks = all.iter().filter(|node| node.partition().is_none()).map(|node| node.path());
+    disks.find(|path| is_called_like_it(roots, config, None, path))
+}
+
+/// Whether anything can be read of a disk: one that answers with errors only is as good as none.
+fn begins(path: &Path) -> Result<()> {
+    let disk = FileDisk::open(path, Access::Read)?;
+    let mut page = Buffer::new(PAGE as usize)
+        .map_err(|error| Error::device("taking memory to read", disk.name(), &error))?;
+    read_exact_at(&disk, Bytes::ZERO, &mut page)
 }
 
 /// Whether the disk at `path` is the primary by all it says, whatever is on it: the recorded one, or that to which the
@@ -104,6 +122,13 @@ pub fn is_called_like_it(roots: &Roots, config: &PairConfig, home: Option<&Targe
         names && probe.node(roots).is_some_and(|node| !node.is_ours())
     };
     Probe::open(roots, path).is_ok_and(fits)
+}
+
+/// Whether a disk has the table of the primary: a copy of it, the first one, or a disk to which the machine once went back.
+/// Its partitions have the same UUIDs.
+pub fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
+    let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
+    pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
 }
 
 /// Reads what a system needs first: the table, and the beginning of each partition. One that somebody made behind what is

@@ -15,6 +15,7 @@ use super::hide;
 use super::steps::Steps;
 use super::told::{Level, at_login, say};
 use super::upon;
+use super::wrap::mask_gpt_auto;
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
@@ -76,7 +77,7 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     let store = presence::store(dir, &config.name);
     let newer = store.as_ref().is_some_and(|store| is_newer(store.state));
     let home = store.as_ref().and_then(|store| store.home.as_ref());
-    let hidden = presence::primary(config, home) == Presence::There;
+    let hidden = matches!(presence::primary(config, home), Presence::There | Presence::Twice(_));
     if is_returning(dir, config) {
         return;
     }
@@ -173,6 +174,9 @@ fn restart() {
 
 fn start(config: &PairConfig, why: &str) -> Result<()> {
     say(Level::Warning, &format!("starting the copy: {why}"));
+    if let Err(error) = mask_gpt_auto() {
+        say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
+    }
     let line = CmdLine::of_kernel();
     let wanted = match line.boot {
         Boot::Force => Wanted { generation: line.generation, live: line.live },

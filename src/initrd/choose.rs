@@ -78,7 +78,7 @@ pub fn chosen<'a>(
         // Once: where it fails, it would fail for ever, and nothing else would start either.
         let mut wait = config.failover.wait(line.wait);
         if line.discard && !discarded && matches!(seen.store, Some(State::Aside(_))) {
-            let there = seen.primary == Presence::There;
+            let there = matches!(seen.primary, Presence::There | Presence::Twice(_));
             // A primary may be slower to appear than the DPSR disk.
             if there || seen.since >= wait {
                 discarded = true;
@@ -135,6 +135,14 @@ pub fn chosen<'a>(
                     say(Level::Warning, text);
                 }
                 if choice == Choice::Primary
+                    && let Presence::Twice(why) = &seen.primary
+                {
+                    say(
+                        Level::Warning,
+                        &format!("{why}: none of them is wrapped, and any of them may be started"),
+                    );
+                }
+                if choice == Choice::Primary
                     && let Some(home) = watch.home
                 {
                     tell_outdated(config, &home);
@@ -181,7 +189,10 @@ impl Watch {
         let seen = Seen {
             policy: config.failover.policy(age),
             boots: config.boot,
-            primary_for: there_for(&mut self.primary, primary == Presence::There),
+            primary_for: there_for(
+                &mut self.primary,
+                matches!(primary, Presence::There | Presence::Twice(_)),
+            ),
             store_for: there_for(&mut self.store, store.is_some()),
             primary,
             store,

@@ -9,19 +9,17 @@ use std::time::Duration;
 
 use super::cmdline::{Boot, CmdLine};
 use crate::config::{self, PairConfig};
-use crate::disk::file::{Access, FileDisk};
 use crate::error::{Error, Result};
 use crate::failover;
-use crate::failover::presence::in_time;
+use crate::failover::presence::{has_its_table, in_time};
 use crate::pair::inuse::device_uses;
 use crate::pair::open::is_primary;
 use crate::pair::serial::named_array;
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
-use crate::pair::table::Table;
 use crate::units::SECTOR;
 use crate::wrap;
 
-/// A disk that is larger than the primary may take as long to say what is on it.
+/// A disk may take as long to say what is on it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Rules that outlive the initramfs, until the next boot.
@@ -80,11 +78,12 @@ pub fn event(dir: &Path) -> Option<&'static str> {
 /// alone decides, where that tells disks apart. A member of an array is larger than that, and begins as it does.
 fn is_hidden(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> bool {
     let record = &pair.primary;
+    let (roots, path, pair) = (roots.clone(), path.to_owned(), pair.clone());
     if [record.size, record.whole()].iter().any(|size| size.0 / SECTOR == sectors) {
-        return is_primary(roots, pair, path).unwrap_or(true) || has_its_table(path, pair);
+        let hides = move || is_primary(&roots, &pair, &path).unwrap_or(true) || has_its_table(&path, &pair);
+        return in_time(PATIENCE, hides) != Some(false);
     }
     let larger = sectors > record.size.0 / SECTOR && named_array(record.wwn.as_deref()).is_none();
-    let (path, pair) = (path.to_owned(), pair.clone());
     // Whoever does not answer has been in nobody's way so far.
     larger
         && record.has_telling_table()
@@ -134,12 +133,6 @@ fn hidden_with<'a>(pairs: &'a [PairConfig], named: Option<&str>) -> impl Iterato
         })
     };
     pairs.iter().filter(same)
-}
-
-/// A copy of the primary, or the disk to which the machine once went back: its partitions have the same UUIDs.
-fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
-    let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
-    pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
 }
 
 #[cfg(test)]

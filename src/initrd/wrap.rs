@@ -134,7 +134,7 @@ fn wrap_recorded(config: &PairConfig, links: String) -> Result<()> {
 
 /// The generator would wait for partitions of the disk node, which have no nodes of the kernel's.
 /// (systemd-gpt-auto-generator(8))
-fn mask_gpt_auto() -> Result<()> {
+pub(super) fn mask_gpt_auto() -> Result<()> {
     let mask = Path::new(GENERATORS).join("systemd-gpt-auto-generator");
     let made = fs::create_dir_all(GENERATORS).and_then(|()| match symlink("/dev/null", &mask) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

@@ -14,7 +14,7 @@ use super::layout::{FoundStore, find_store};
 use super::lock::{Lock, Mode, lock};
 use super::probe::{Kind as Endpoint, Probe};
 use super::proof::{self, Identity, Proven};
-use super::scan::locate;
+use super::scan::{are_several, locate};
 use super::sysfs::Roots;
 use super::table::Table;
 use crate::config::PairConfig;
@@ -127,6 +127,11 @@ pub fn is_primary(roots: &Roots, config: &PairConfig, path: &Path) -> Result<boo
         Ok(probe) if same(&record.serial, &probe.serial) || same(&record.wwn, &probe.wwn) => Err(error),
         _ => Ok(false),
     }
+}
+
+/// Whether more than one disk is the primary by all that tells disks apart.
+pub fn is_there_twice(roots: &Roots, config: &PairConfig) -> bool {
+    are_several(roots, &config.primary)
 }
 
 /// Whether a node over a disk was opened, and not the disk.

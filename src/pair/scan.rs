@@ -26,6 +26,11 @@ pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf
     }
 }
 
+/// Whether more than one disk passes the whole proof.
+pub fn are_several<I: Identity>(roots: &Roots, identity: &I) -> bool {
+    identity.telling() && without_paths(candidates(roots, identity)).len() > 1
+}
+
 /// A second disk that passes the whole proof cannot be told from the first, whatever the proof rests on:
 /// bridges report one serial number for all disks, and two filesystems may give the same inode number.
 fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>) -> Result<()> {
