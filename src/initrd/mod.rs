@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use crate::failover::fill::Fill;
 use crate::failover::hold;
+use crate::sys::process::apart;
 use told::{Level, say};
 
 /// The records of pairs in the initramfs.
@@ -52,7 +53,9 @@ pub fn main() -> ExitCode {
                 say(Level::Warning, &error.to_string());
             }
         }
-        ["boot"] => boot::run(dir),
+        // A disk that does not answer keeps the thread that waits for it, and so the process, for as long; the system
+        // need not wait for it once all is decided.
+        ["boot"] => apart(|| boot::run(dir)),
         ["hide"] => hide::event(dir).into_iter().for_each(told::to_udev),
         ["wrap-now", pair] => {
             return wrap::now(dir, pair).map_or_else(ExitCode::from, |()| ExitCode::SUCCESS);

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a process that stands between a disk and its writers needs.
 
+use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::libc::{c_ulong, prctl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::libc::{_exit, c_ulong, prctl};
+use nix::unistd::{ForkResult, fork, pipe2, read, write};
 
 /// `PR_SET_IO_FLUSHER` of `linux/prctl.h`.
 const IO_FLUSHER: i32 = 57;
@@ -21,6 +24,33 @@ pub fn serve_io() -> io::Result<()> {
     // SAFETY: the call takes integers alone.
     Errno::result(unsafe { prctl(IO_FLUSHER, on, none, none, none) })?;
     Ok(())
+}
+
+/// Does `work` in a child, and comes back once that is done, or has ended. A thread of the child's that waits for a disk
+/// which does not answer keeps the child, and not who called. A process that has further threads does it itself: a child
+/// would have this one alone.
+pub fn apart(work: impl FnOnce()) {
+    let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return work();
+    }
+    // What the child starts has no part in the pipe, so that it ends with the child.
+    let Ok((done, tell)) = pipe2(OFlag::O_CLOEXEC) else { return work() };
+    // SAFETY: there is no other thread, so nothing that the child needs is held by one.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            drop(done);
+            let _told = catch_unwind(AssertUnwindSafe(work));
+            let _gone = write(&tell, b"x");
+            // SAFETY: nothing of this process is of use any more; what others have to know was written.
+            unsafe { _exit(0) }
+        }
+        Ok(ForkResult::Parent { .. }) => {
+            drop(tell);
+            while read(&done, &mut [0]) == Err(Errno::EINTR) {}
+        }
+        Err(_) => work(),
+    }
 }
 
 /// Lets the program that `command` starts have these descriptors, under the same numbers.
