@@ -32,6 +32,10 @@ install() {
     inst_simple "$moddir/59-dpsr-hide.rules" /usr/lib/udev/rules.d/59-dpsr-hide.rules
     inst_simple "$moddir/dpsr-failover.service" "$systemdsystemunitdir/dpsr-failover.service"
     $SYSTEMCTL -q --root "$initdir" add-wants initrd.target dpsr-failover.service
+    # Before systemd 255 each swap space to resume from has an instance of a template.
+    mkdir -p "$initdir$systemdsystemconfdir/systemd-hibernate-resume@.service.d"
+    printf '[Unit]\nAfter=dpsr-failover.service\n' \
+        >"$initdir$systemdsystemconfdir/systemd-hibernate-resume@.service.d/dpsr.conf"
     inst_simple "$moddir/61-dpsr-wrap.rules" /usr/lib/udev/rules.d/61-dpsr-wrap.rules
     inst_hook pre-pivot 50 "$moddir/lvm-all.sh"
     note
