@@ -18,7 +18,7 @@ use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
-use crate::failover::presence::is_called_like_it;
+use crate::failover::presence::{has_its_table, is_called_like_it};
 use crate::failover::stays::Stays;
 use crate::format::index::{FAILBACK, Index, Object, STAYS};
 use crate::format::superblock::State;
@@ -147,12 +147,19 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
     let home = Target::home(&store.contents);
-    let old_primary = stays.is_some() || is_called_like_it(&roots, config, home.as_ref(), &options.to);
+    // By its table, too: after a way back to another disk no record names it any more.
+    let old_primary = stays.is_some()
+        || is_called_like_it(&roots, config, home.as_ref(), &options.to)
+        || config.primary.has_telling_table() && has_its_table(&options.to, config);
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
     if old_primary && !options.discard_primary {
         let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
+        let cut = match has_its_table(&options.to, config) {
+            true => "",
+            false => " (its table is gone: a way back to it may have been cut off, and can be begun again)",
+        };
         let why = format!(
-            "it is the old primary, and may hold what was written to it after the copy was made{when}"
+            "it is the old primary, and may hold what was written to it after the copy was made{when}{cut}"
         );
         let look = "look at it first ('dpsr salvage DISK DIR --volume V'), then say --discard-primary";
         return Err(refuse(&probe, why).next(look));
