@@ -27,13 +27,18 @@ impl Finding {
     }
 }
 
-/// Whether a name of a device means whichever disk was found first: another one once the primary is gone.
+/// Whether a name of a device means whichever disk was found first, or one disk and never a copy of it: another one, or
+/// none, once the primary is gone. What is on a disk keeps its names: arrays and device-mapper's.
 fn moves(name: &str) -> bool {
     let Some(name) = name.strip_prefix("/dev/") else { return false };
     let disk = ["sd", "hd", "vd", "xvd"].iter().any(|kind| {
         name.strip_prefix(kind).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
     });
-    disk || name.starts_with("nvme") || name.starts_with("mmcblk")
+    let of_this = name.strip_prefix("disk/by-id/").is_some_and(|id| {
+        !["md-uuid-", "md-name-", "dm-uuid-", "dm-name-"].iter().any(|kind| id.starts_with(kind))
+    });
+    disk || of_this
+        || ["nvme", "mmcblk", "disk/by-path/", "disk/by-diskseq/"].iter().any(|kind| name.starts_with(kind))
 }
 
 /// What the kernel is told.
@@ -41,7 +46,7 @@ pub fn command_line(text: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     match line::value(text, "root") {
         Some(root) if moves(&root) => found.push(Finding::fatal(
-            format!("root={root} on the kernel's command line means another disk once the primary is gone"),
+            format!("root={root} on the kernel's command line means another disk, or none, once the primary is gone"),
             "boot with root=UUID=… (on Debian: take GRUB_DISABLE_LINUX_UUID out of /etc/default/grub, then update-grub)",
         )),
         None => found.push(Finding::fatal(
@@ -72,7 +77,7 @@ pub fn fstab(text: &str, copied: impl Fn(&str) -> Option<bool>) -> Vec<Finding> 
         }
         if moves(source) {
             found.push(Finding::fatal(
-                format!("/etc/fstab mounts {at} by {source}, which is another disk once the primary is gone"),
+                format!("/etc/fstab mounts {at} by {source}, which is another disk, or none, once the primary is gone"),
                 format!("/etc/fstab: write UUID=… instead of {source}; blkid tells it"),
             ));
         }
@@ -96,7 +101,7 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
         if moves(source) {
             found.push(Finding::fatal(
                 format!(
-                    "/etc/crypttab opens {name} on {source}, which is another disk once the primary is gone"
+                    "/etc/crypttab opens {name} on {source}, which is another disk, or none, once the primary is gone"
                 ),
                 format!("/etc/crypttab: write UUID=… instead of {source}; blkid tells it"),
             ));
@@ -264,7 +269,8 @@ mod tests {
     fn what_would_not_boot_is_named_with_the_line_to_change() {
         let line = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro resume=/dev/sda3";
         let fstab_text = "# /dev/sda1 /\nUUID=1 / ext4 defaults 0 1\n/dev/sda3 none swap sw 0 0\n\
-            /dev/nvme0n1p2 /home ext4 defaults 0 2\nUUID=2 /srv ext4 defaults 0 2\nUUID=3 /mnt ext4 defaults,nofail 0 2\n\
+            /dev/nvme0n1p2 /home ext4 defaults 0 2\n/dev/disk/by-id/ata-X-part3 /var ext4 defaults 0 2\n\
+            /dev/disk/by-path/pci-0000:00:17.0-ata-1-part4 /opt ext4 defaults 0 2\nUUID=2 /srv ext4 defaults 0 2\nUUID=3 /mnt ext4 defaults,nofail 0 2\n\
             UUID=4 /x ext4 noauto 0 0\nproc /proc proc defaults 0 0\nserver:/a /b nfs defaults 0 0\n";
         let copied = |source: &str| match source {
             "UUID=2" | "UUID=3" | "UUID=4" => Some(false),
@@ -321,7 +327,8 @@ mod tests {
     #[test]
     fn a_usual_system_is_fine() {
         let fstab_text = "UUID=1 / ext4 errors=remount-ro 0 1\nUUID=AB-CD /boot/efi vfat umask=0077 0 2\n\
-            /dev/mapper/vg-home /home ext4 defaults 0 2\n";
+            /dev/mapper/vg-home /home ext4 defaults 0 2\n/dev/disk/by-id/md-uuid-1:2:3:4-part2 /srv ext4 defaults 0 2\n\
+            /dev/disk/by-id/dm-name-vg-var /var ext4 defaults 0 2\n";
         let all = [
             command_line("root=UUID=1 ro quiet"),
             fstab(fstab_text, |_| Some(true)),

@@ -44,6 +44,12 @@ pub(super) fn run(args: &Boot) -> Result<()> {
         BootVerb::Uninstall(args) => {
             let switched = boot::uninstall(&args.config_dir, args.pair.as_deref())?;
             say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
+            if !switched {
+                say(
+                    "The initramfs images and boot menu there are still know of it: 'dracut --force' and update-grub make \
+                     them as they would be without.",
+                );
+            }
             if switched {
                 say("initramfs-tools has its place back, and has made the initramfs of each kernel.");
                 say(
