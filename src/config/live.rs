@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Bytes, MIB};
+use crate::units::{Bytes, MIB, PAGE};
 
 /// The least that makes sense for pre-images.
 const LEAST: Bytes = Bytes(64 * MIB);
@@ -84,9 +84,11 @@ impl LiveConfig {
         *self == Self::default()
     }
 
-    /// How many bytes pre-images may take on a machine with so much memory.
+    /// How many bytes pre-images may take on a machine with so much memory: whole units of them.
     pub fn cow_size(&self, memory: Bytes) -> Bytes {
-        self.cow_size.unwrap_or(Bytes(memory.0 / 16).clamp(LEAST, MOST).round_down(MIB))
+        let usual = || Bytes(memory.0 / 16).clamp(LEAST, MOST).round_down(MIB);
+        let unit = self.chunk.map_or(Bytes(PAGE), Bytes::from);
+        self.cow_size.map_or_else(usual, |size| size.round_down(unit.0).max(unit))
     }
 }
 
@@ -101,7 +103,12 @@ mod tests {
         assert_eq!(live.cow_size(Bytes(GIB / 2)), LEAST);
         assert_eq!(live.cow_size(Bytes(8 * GIB)), Bytes(GIB / 2));
         assert_eq!(live.cow_size(Bytes(512 * GIB)), MOST);
-        assert_eq!(LiveConfig { cow_size: Some(Bytes(7)), ..live }.cow_size(Bytes(GIB)), Bytes(7));
+        let sized = |size, chunk| {
+            LiveConfig { cow_size: Some(Bytes(size)), chunk, ..live.clone() }.cow_size(Bytes(GIB))
+        };
+        assert_eq!(sized(7, None), Bytes(4096));
+        assert_eq!(sized(20480, None), Bytes(20480));
+        assert_eq!(sized(20480, Some(ChunkSize(16384))), Bytes(16384), "whole units");
     }
 
     #[test]
