@@ -11,6 +11,7 @@
 //! A machine that is switched off and on has healthy disks.
 
 use super::machine::{Machine, device};
+use super::qmp::Qmp;
 use crate::Result;
 
 impl Machine {
@@ -28,14 +29,7 @@ impl Machine {
 
     /// From now on every read, write and discard of the disk is an I/O error.
     pub fn fail(&mut self, disk: &str) -> Result<()> {
-        let rule = |kind| format!("{{\"event\":\"none\",\"iotype\":\"{kind}\",\"errno\":5}}");
-        let rules = ["read", "write", "write-zeroes", "discard"].map(rule).join(",");
-        let broken = format!(
-            "{{\"driver\":\"blkdebug\",\"node-name\":\"{disk}-broken\",\"image\":\"{disk}-file\",\
-             \"inject-error\":[{rules}]}}"
-        );
-        self.qmp()?.execute("blockdev-add", &broken)?;
-        self.stand_on(disk, "broken")
+        fail(self.qmp()?, disk)
     }
 
     /// Ends whatever one of these made of the disk.
@@ -46,7 +40,7 @@ impl Machine {
         if !nodes.list("return")?.iter().any(|node| node.text("node-name") == Ok(&broken)) {
             return Ok(());
         }
-        self.stand_on(disk, "file")?;
+        stand_on(self.qmp()?, disk, "file")?;
         self.qmp()?.execute("blockdev-del", &format!("{{\"node-name\":\"{broken}\"}}"))
     }
 
@@ -56,15 +50,27 @@ impl Machine {
         let ours = stats.list("return")?.iter().find(|one| one.text("qdev") == Ok(&backend(disk)));
         ours.ok_or_else(|| format!("QEMU counts nothing of {disk}"))?.number("wr_bytes")
     }
+}
 
-    /// Puts the node of the disk over another one.
-    fn stand_on(&mut self, disk: &str, node: &str) -> Result<()> {
-        let options = format!(
-            "{{\"options\":[{{\"driver\":\"raw\",\"node-name\":\"{disk}\",\"discard\":\"unmap\",\
-             \"file\":\"{disk}-{node}\"}}]}}"
-        );
-        self.qmp()?.execute("blockdev-reopen", &options)
-    }
+/// Every request to the disk, which must be a raw one, is an I/O error from now on.
+pub(super) fn fail(qmp: &mut Qmp, disk: &str) -> Result<()> {
+    let rule = |kind| format!("{{\"event\":\"none\",\"iotype\":\"{kind}\",\"errno\":5}}");
+    let rules = ["read", "write", "write-zeroes", "discard"].map(rule).join(",");
+    let broken = format!(
+        "{{\"driver\":\"blkdebug\",\"node-name\":\"{disk}-broken\",\"image\":\"{disk}-file\",\
+         \"inject-error\":[{rules}]}}"
+    );
+    qmp.execute("blockdev-add", &broken)?;
+    stand_on(qmp, disk, "broken")
+}
+
+/// Puts the node of the disk over another one.
+fn stand_on(qmp: &mut Qmp, disk: &str, node: &str) -> Result<()> {
+    let options = format!(
+        "{{\"options\":[{{\"driver\":\"raw\",\"node-name\":\"{disk}\",\"discard\":\"unmap\",\
+         \"file\":\"{disk}-{node}\"}}]}}"
+    );
+    qmp.execute("blockdev-reopen", &options)
 }
 
 /// What QEMU calls the part of the device that moves the data.

@@ -14,6 +14,7 @@ use super::guest::Guest;
 use super::image::Image;
 use super::qmp::Qmp;
 use super::typist::{Typist, keyboard};
+use super::{faults, must};
 use crate::Result;
 use crate::dpsr::text;
 use crate::process::{self, output};
@@ -144,6 +145,34 @@ impl Machine {
         let booted = self.try_boot();
         self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
         Ok(start.elapsed())
+    }
+
+    /// The same, but from when the console says `words` on the disk answers with errors.
+    pub fn boot_failing(&mut self, disk: &str, words: &str, patience: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        let before = self.said();
+        let booted = self.switch_on().and_then(|(mut qemu, mut qmp, agent)| {
+            while !self.said_since(before).contains(words) {
+                must(start.elapsed() < patience, || format!("the console did not say {words:?}"))?;
+                thread::sleep(GLANCE);
+            }
+            faults::fail(&mut qmp, disk)?;
+            let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
+            let qemu = qemu.0.take().expect("it was put there when it was started");
+            Ok(Running { qemu, guest, qmp, _typist: None })
+        });
+        self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
+        Ok(start.elapsed())
+    }
+
+    /// How many bytes the consoles have said.
+    fn said(&self) -> usize {
+        fs::metadata(self.console()).map_or(0, |meta| meta.len() as usize)
+    }
+
+    fn said_since(&self, before: usize) -> String {
+        let said = fs::read(self.console()).unwrap_or_default();
+        String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned()
     }
 
     /// Lets it start anew. UEFI in emulation sometimes hangs before its first word, after another reset too, which no
@@ -433,6 +462,24 @@ impl Disk {
         make.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(&self.file).arg(&file);
         output(&mut make)?;
         Ok(Self { name: self.name, file, format: Format::Qcow2 })
+    }
+}
+
+impl Disk {
+    /// All that it holds, in one file.
+    pub fn flattened(&self, folder: &Path) -> Result<Self> {
+        let file = folder.join(self.name).with_extension("raw");
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "-f", self.format.name(), "-O", "raw"]);
+        output(convert.arg(&self.file).arg(&file))?;
+        Ok(Self { name: self.name, file, format: Format::Raw })
+    }
+
+    /// A copy of one that is one file.
+    pub fn tried_out_raw(&self, folder: &Path) -> Result<Self> {
+        let file = folder.join(self.name).with_extension("raw");
+        output(Command::new("cp").arg("--sparse=always").arg(&self.file).arg(&file))?;
+        Ok(Self { name: self.name, file, format: Format::Raw })
     }
 }
 

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ways in which a primary is lost, each in the middle of a sync: pulled, overwritten, answering with errors.
+
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::failover::{
+    mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps, two_generations,
+};
+use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
+use crate::Result;
+use crate::dpsr::text;
+use crate::json::Json;
+use crate::process::output;
+use crate::vm::machine::{Disk, Machine, Start};
+use crate::vm::{DPSR, PRIMARY, must};
+
+/// How much changes before the sync that is cut off, in MiB.
+const CHANGED: u64 = 96;
+
+/// A sync that has written so much has saved what it overwrites, and is overwriting it.
+const CUT: u64 = (CHANGED + CHANGED / 4) << 20;
+
+/// What the kernel says first.
+const KERNEL: &str = "] Linux version ";
+
+/// From the same state of both disks, the copy of the last committed generation starts in each of them.
+pub(super) fn lost_in_other_ways(rig: &Rig) -> Result<()> {
+    cut_in_a_sync(rig)?;
+    pulled(rig)?;
+    let primary = rig.primary.flattened(&rig.folder)?;
+    for (name, loss) in [("zeroed", Loss::Zeroed), ("failing", Loss::Fails), ("dying", Loss::Dies)] {
+        let folder = rig.folder.join(name);
+        fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+        lost(rig, loss, &primary.tried_out_raw(&folder)?, &rig.dpsr.tried_out(&folder)?)?;
+    }
+    Ok(())
+}
+
+/// Two generations; the power fails while the third is written.
+fn cut_in_a_sync(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    // Room in which the third generation differs everywhere.
+    machine.guest()?.ok(&format!("head -c {CHANGED}M /dev/urandom >/root/large; sync"))?;
+    two_generations(&mut machine)?;
+    let other = format!("head -c {CHANGED}M /dev/urandom | dd of=/root/large conv=notrunc status=none; sync");
+    machine.run_within(PATIENCE, &other)?;
+    let before = machine.written(DPSR)?;
+    machine.guest()?.ok("(dpsr sync >/dev/null 2>&1 &)")?;
+    let start = Instant::now();
+    while machine.written(DPSR)? < before + CUT {
+        must(start.elapsed() < PATIENCE, || "the sync writes nothing".to_owned())?;
+        sleep(Duration::from_millis(50));
+    }
+    machine.power_cut();
+    say("the power failed in a sync");
+    Ok(())
+}
+
+/// Nothing is left of it. The system that runs instead is kept up to date as any other.
+fn pulled(rig: &Rig) -> Result<()> {
+    let folder = rig.folder.join("pulled");
+    fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+    let dpsr = rig.dpsr.tried_out(&folder)?;
+    let mut machine = on(rig, Start::Uefi, &[&dpsr], "from the copy, the primary missing")?;
+    is_last_generation(&mut machine)?;
+    kernel_installed(&mut machine)?;
+    mark(&mut machine, "third")?;
+    restarted(&mut machine, "from the copy again, by its new kernel's entry")?;
+    is_the_primary(&mut machine)?;
+    marked(&mut machine, "third")?;
+    machine.shut_down()
+}
+
+/// What a package of another kernel does while the system runs from its copy, and what a menu is made anew by.
+fn kernel_installed(machine: &mut Machine) -> Result<()> {
+    let version = "$(uname -r)-other";
+    let install = format!(
+        "cp -a /usr/lib/modules/$(uname -r) /usr/lib/modules/{version} && \
+         cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-{version} && \
+         DEB_MAINT_PARAMS=\"'configure' ''\" run-parts --verbose --exit-on-error --arg={version} \
+         --arg=/boot/vmlinuz-{version} /etc/kernel/postinst.d && update-grub"
+    );
+    let start = Instant::now();
+    let done = machine.run_within(PATIENCE, &install)?;
+    must(done.code == 0, || format!("installing a kernel: {}", done.output))?;
+    say(format_args!("a kernel installed: {:.1} s", start.elapsed().as_secs_f64()));
+    let status = dpsr_json(machine, "boot status")?;
+    let newer = status.text("kernel")?.ends_with("-other");
+    let current = status.find("current") == Some(&Json::Bool(true));
+    must(newer && current, || format!("the DPSR disk starts {status:?}"))
+}
+
+/// How a primary that is there is lost.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// Its first MiB is zeros.
+    Zeroed,
+    /// It answers with errors, and the DPSR disk's loader starts.
+    Fails,
+    /// Its own loader has started its own kernel, and then it answers with errors.
+    Dies,
+}
+
+fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
+    let (start, disks, what) = match loss {
+        Loss::Zeroed => (Start::Bios, [dpsr, primary], "from the copy, the primary's first MiB zeros"),
+        Loss::Fails => (Start::Bios, [dpsr, primary], "from the copy, the primary failing"),
+        Loss::Dies => (Start::Uefi, [primary, dpsr], "from the copy, by the primary's initramfs"),
+    };
+    let mut machine = rig.machine(start, &disks)?;
+    let took = match loss {
+        Loss::Zeroed => {
+            let mut zero = Command::new("dd");
+            let file = format!("of={}", text(&primary.file)?);
+            output(zero.args(["if=/dev/zero", &file, "bs=1M", "count=1", "conv=notrunc", "status=none"]))?;
+            machine.boot()?
+        }
+        Loss::Fails | Loss::Dies => machine.boot_failing(PRIMARY, KERNEL, PATIENCE)?,
+    };
+    say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
+    is_last_generation(&mut machine)?;
+    machine.shut_down()
+}
+
+/// The machine runs, and what was cut off is as if it had not been.
+fn is_last_generation(machine: &mut Machine) -> Result<()> {
+    is_the_primary(machine)?;
+    stands_on_dpsr(machine)?;
+    swaps(machine)?;
+    marked(machine, "second")?;
+    let told = machine.guest()?.ok("cat /run/motd.d/*")?;
+    for words in
+        ["RUNS FROM ITS COPY", "the primary is missing", "A sync that had been cut off was rolled back first"]
+    {
+        must(told.contains(words), || format!("nobody was told {words:?}: {told}"))?;
+    }
+    let status = dpsr_json(machine, "status")?;
+    must(status.text("state")? == "live", || format!("{status:?}"))
+}
