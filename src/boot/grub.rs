@@ -22,10 +22,21 @@ pub struct Menu<'a> {
     pub words: &'a [String],
     /// Whether there is a generation to start.
     pub complete: bool,
-    /// Generations that can be started besides the newest, the youngest first, with their times.
-    pub older: &'a [(Generation, u64)],
+    /// Generations that can be started besides the newest, the youngest first.
+    pub older: &'a [Older],
     /// The serial line the menu is shown on, too: its number and its speed.
     pub serial: Option<(u32, u32)>,
+}
+
+/// A generation that can be started besides the newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// Its number.
+    pub generation: Generation,
+    /// When it was taken: seconds since 1970, UTC.
+    pub time: u64,
+    /// The directory on the ESP with the kernel of its time, where that is another one than the newest's.
+    pub folder: Option<String>,
 }
 
 /// What the loader reads first, wherever it was started from: it leads to the menu. The name the menu has
@@ -54,12 +65,13 @@ pub fn menu(menu: &Menu<'_>) -> String {
     text.push_str(&menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"));
     if !menu.older.is_empty() {
         text.push_str("submenu 'Older generations (dpsr)' {\n");
-        for (generation, time) in menu.older.iter().take(SHOWN) {
+        for Older { generation, time, folder } in menu.older.iter().take(SHOWN) {
             let (title, words) = (
                 format!("Generation {generation}, {}", utc(*time)),
                 format!("dpsr.boot=force dpsr.generation={generation}"),
             );
-            text.push_str(&menu.entry(&title, &words));
+            let folder = folder.as_deref().unwrap_or(menu.folder);
+            text.push_str(&menu.entry_from(folder, &title, &words));
         }
         text.push_str("}\n");
         let words = "dpsr.boot=auto dpsr.discard=aside";
@@ -71,13 +83,18 @@ pub fn menu(menu: &Menu<'_>) -> String {
 impl Menu<'_> {
     /// One entry; `last` is what its kernel is told besides what all are told.
     fn entry(&self, title: &str, last: &str) -> String {
+        self.entry_from(self.folder, title, last)
+    }
+
+    /// The same with a kernel from another directory; what pairs there are is always said as it is now.
+    fn entry_from(&self, kernel: &str, title: &str, last: &str) -> String {
         let words = self.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         let (folder, pair) = (self.folder, self.pair);
         format!(
             "menuentry '{title}' {{\n    echo 'DPSR disk: loading the kernel'\n    \
-             linux /{folder}/vmlinuz {words} {last} dpsr.pair={pair}\n    \
+             linux /{kernel}/vmlinuz {words} {last} dpsr.pair={pair}\n    \
              echo 'DPSR disk: loading the initramfs'\n    \
-             initrd /{folder}/initrd.img /{folder}/pairs.img\n}}\n"
+             initrd /{kernel}/initrd.img /{folder}/pairs.img\n}}\n"
         )
     }
 }
@@ -98,9 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn all_entries_start_the_same_kernel() {
+    fn each_entry_starts_the_kernel_of_its_time() {
         let words = ["root=UUID=1", "ro", "x=a b$c'd", "noresume"].map(str::to_owned);
-        let older = [(Generation(7), 1_763_600_000), (Generation(3), 1_763_500_000)];
+        let older = [
+            Older { generation: Generation(7), time: 1_763_600_000, folder: None },
+            Older { generation: Generation(3), time: 1_763_500_000, folder: Some("dpsr/4567".to_owned()) },
+        ];
         let menu = Menu {
             pair: "main",
             folder: "dpsr/0123",

@@ -22,6 +22,7 @@ mod facts;
 mod fat;
 mod grub;
 mod kernel;
+mod kernels;
 mod line;
 mod nvram;
 mod place;
@@ -41,10 +42,11 @@ use crate::failover;
 use crate::failover::decide::is_newer;
 use crate::open::{self, OpenStore, now};
 use crate::status::status;
-use crate::units::Generation;
 
 pub use check::Finding;
 use esp::{Access, Esp};
+use grub::Older;
+use kernels::Kernels;
 pub use report::{BootStatus, expected, report};
 pub use set::Made;
 pub use switch::Switch;
@@ -223,10 +225,13 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     let esp = Esp::mount(&store, Access::Write)?.ok_or_else(not_installed)?;
     let wanted = set::Wanted::of(root(), &preferred_kernel(), dir)?;
     let mut updated = Updated { kernel: wanted.kernel.version.clone(), ..Updated::default() };
+    let kernels = kernels_of(&store, esp.path(), &wanted.kernel.version);
+    let sets = kernels.sets(esp.path(), &wanted.kernel.version);
     if !wanted.is_on(esp.path()) {
         // Sets that the menu does not name go first, for their room.
-        sdboot::remove_unnamed(esp.path(), set::named(esp.path()).as_deref())?;
-        updated.initramfs = Some(wanted.make(root(), &esp)?);
+        let named: Vec<_> = set::named(esp.path()).into_iter().chain(sets.iter().cloned()).collect();
+        sdboot::remove_unnamed(esp.path(), &named)?;
+        updated.initramfs = Some(wanted.make(root(), &esp, &sets)?);
     }
     let mut settle = |path: &str, content: &[u8]| -> Result<()> {
         if place::settle(esp.path(), path, content)? {
@@ -235,7 +240,8 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
         Ok(())
     };
     let loader = efi::loader(root(), esp.id)?;
-    let shown = Shown::of(&store, &wanted)?;
+    let shown = Shown::of(&store, &wanted, esp.path())?;
+    settle(kernels::FILE, kernels.text().as_bytes())?;
     let entries = match &loader {
         Some(loader) if loader.is_systemd_boot() => sdboot::entries(&shown.menu()),
         // It is not installed any more, but still on the ESP.
@@ -257,7 +263,7 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     }
     updated.uefi_signed = loader.map(|loader| loader.signed);
     sdboot::remove_others(esp.path(), &entries)?;
-    set::remove_others(esp.path(), &wanted.name)?;
+    set::remove_others(esp.path(), &wanted.name, &sets)?;
     if nvram::is_there(root()) && updated.uefi_signed.is_some() {
         match in_firmware(&store, &esp) {
             Ok(true) => updated.written.push("the firmware's boot list".to_owned()),
@@ -269,28 +275,42 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     Ok(updated)
 }
 
+/// With which kernel each generation was made, as far as that is known: the newest just now with that of the running
+/// system, unless that is one of its own, which goes on from an older one.
+fn kernels_of(store: &OpenStore, top: &Path, kernel: &str) -> Kernels {
+    let there: Vec<_> = store.contents.index.generations.iter().map(|one| one.generation).collect();
+    let newest = store.contents.current().filter(|_| !failover::is_under_way());
+    Kernels::read(top).now(&there, newest.map(|newest| (newest, kernel)))
+}
+
 /// What the menu on the ESP of a pair offers.
 struct Shown {
     pair: String,
     folder: String,
     words: Vec<String>,
     complete: bool,
-    older: Vec<(Generation, u64)>,
+    older: Vec<Older>,
     serial: Option<(u32, u32)>,
 }
 
 impl Shown {
-    fn of(store: &OpenStore, wanted: &set::Wanted) -> Result<Self> {
+    fn of(store: &OpenStore, wanted: &set::Wanted, top: &Path) -> Result<Self> {
         let line = command_line()?;
         let current = store.contents.current();
         let older = store.contents.index.generations.iter().rev();
-        let older = older.filter(|one| Some(one.generation) < current);
+        let kernels = kernels_of(store, top, &wanted.kernel.version);
+        let sets = kernels.sets(top, &wanted.kernel.version);
+        let older = older.filter(|one| Some(one.generation) < current).map(|one| Older {
+            generation: one.generation,
+            time: one.time,
+            folder: kernels.set_of(one.generation, top, &sets).map(|set| set::folder(&set)),
+        });
         Ok(Self {
             pair: store.config.name.clone(),
             folder: wanted.folder(),
             words: line::cleaned(&line),
             complete: current.is_some(),
-            older: older.map(|record| (record.generation, record.time)).collect(),
+            older: older.collect(),
             serial: line::serial(&line),
         })
     }

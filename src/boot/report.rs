@@ -92,7 +92,7 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
             return Ok(report);
         }
     };
-    let shown = Shown::of(&store, &wanted)?;
+    let shown = Shown::of(&store, &wanted, top)?;
     let menu = grub::menu(&shown.menu());
     let mut menu_stands = fs::read(top.join(grub::MENU)).is_ok_and(|found| found == menu.into_bytes());
     if loader.as_ref().is_some_and(efi::Loader::is_systemd_boot) {

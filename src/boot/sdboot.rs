@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use super::efi::{BEHIND_SHIM, Loader};
-use super::grub::{Menu, SHOWN};
+use super::grub::{Menu, Older, SHOWN};
 use super::place;
 use crate::error::{Error, Result};
 use crate::time::utc;
@@ -65,29 +65,47 @@ pub fn loader(root: &Path) -> Option<Loader> {
 
 /// The entries: paths on the ESP and texts.
 pub fn entries(menu: &Menu<'_>) -> Vec<(String, String)> {
-    let mut all = vec![entry(menu, "auto", "Last generation (dpsr)", "sort-key dpsr-0", "dpsr.boot=auto")];
+    let newest = menu.folder;
+    let mut all =
+        vec![entry(menu, newest, "auto", "Last generation (dpsr)", "sort-key dpsr-0", "dpsr.boot=auto")];
     let forced = "Last generation, even if the primary is there (dpsr)";
-    all.push(entry(menu, "force", forced, "sort-key dpsr-1", "dpsr.boot=force"));
-    for (generation, time) in menu.older.iter().take(SHOWN) {
+    all.push(entry(menu, newest, "force", forced, "sort-key dpsr-1", "dpsr.boot=force"));
+    for Older { generation, time, folder } in menu.older.iter().take(SHOWN) {
         let title = format!("Generation {generation}, {} (dpsr)", utc(*time));
         // The higher version comes first.
         let sorted = format!("sort-key dpsr-2\nversion {generation}");
         let last = format!("dpsr.boot=force dpsr.generation={generation}");
-        all.push(entry(menu, &format!("generation-{generation}"), &title, &sorted, &last));
+        let kernel = folder.as_deref().unwrap_or(newest);
+        all.push(entry(menu, kernel, &format!("generation-{generation}"), &title, &sorted, &last));
     }
     if !menu.older.is_empty() {
         let title = "Give up what was written while an older generation ran (dpsr)";
-        all.push(entry(menu, "discard", title, "sort-key dpsr-3", "dpsr.boot=auto dpsr.discard=aside"));
+        all.push(entry(
+            menu,
+            newest,
+            "discard",
+            title,
+            "sort-key dpsr-3",
+            "dpsr.boot=auto dpsr.discard=aside",
+        ));
     }
     all
 }
 
-fn entry(menu: &Menu<'_>, kind: &str, title: &str, sorted: &str, last: &str) -> (String, String) {
+/// One entry, with a kernel from the directory `kernel`; what pairs there are is always said as it is now.
+fn entry(
+    menu: &Menu<'_>,
+    kernel: &str,
+    kind: &str,
+    title: &str,
+    sorted: &str,
+    last: &str,
+) -> (String, String) {
     let words = menu.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let (folder, pair) = (menu.folder, menu.pair);
     let text = format!(
-        "# Made by dpsr, and made anew by 'dpsr boot update'.\ntitle {title}\n{sorted}\nlinux /{folder}/vmlinuz\n\
-         initrd /{folder}/initrd.img\ninitrd /{folder}/pairs.img\noptions {words} {last} dpsr.pair={pair}\n"
+        "# Made by dpsr, and made anew by 'dpsr boot update'.\ntitle {title}\n{sorted}\nlinux /{kernel}/vmlinuz\n\
+         initrd /{kernel}/initrd.img\ninitrd /{folder}/pairs.img\noptions {words} {last} dpsr.pair={pair}\n"
     );
     let hash = blake3::hash(text.as_bytes()).to_hex();
     (format!("{ENTRIES}/dpsr-{kind}-{}.conf", &hash[..8]), text)
@@ -120,14 +138,14 @@ pub fn remove_others(top: &Path, wanted: &[(String, String)]) -> Result<()> {
     removed(top, &others(top, wanted))
 }
 
-/// Removes the entries of ours whose kernel is not that of the set `named`: what was cut off, or failed, before the menu
+/// Removes the entries of ours whose kernel is of none of the sets `named`: what was cut off, or failed, before the menu
 /// named theirs.
-pub fn remove_unnamed(top: &Path, named: Option<&str>) -> Result<()> {
-    let kernel = named.map(|set| format!("linux /dpsr/{set}/"));
+pub fn remove_unnamed(top: &Path, named: &[String]) -> Result<()> {
+    let kernels: Vec<_> = named.iter().map(|set| format!("linux /dpsr/{set}/")).collect();
     let mut paths = others(top, &[]);
     paths.retain(|path| {
         let text = fs::read_to_string(top.join(path)).unwrap_or_default();
-        kernel.as_ref().is_none_or(|kernel| !text.contains(kernel.as_str()))
+        kernels.iter().all(|kernel| !text.contains(kernel.as_str()))
     });
     removed(top, &paths)
 }
@@ -154,7 +172,7 @@ mod tests {
     use super::*;
     use crate::units::Generation;
 
-    fn menu<'a>(words: &'a [String], older: &'a [(Generation, u64)]) -> Menu<'a> {
+    fn menu<'a>(words: &'a [String], older: &'a [Older]) -> Menu<'a> {
         Menu { pair: "main", folder: "dpsr/0123", words, complete: true, older, serial: None }
     }
 
@@ -194,7 +212,10 @@ mod tests {
     #[test]
     fn entries_that_change_get_new_names() {
         let words = ["root=UUID=1", "ro", "x=a b"].map(str::to_owned);
-        let older = [(Generation(12), 1_763_600_000), (Generation(7), 1_763_500_000)];
+        let older = [
+            Older { generation: Generation(12), time: 1_763_600_000, folder: None },
+            Older { generation: Generation(7), time: 1_763_500_000, folder: Some("dpsr/4567".to_owned()) },
+        ];
         let all = entries(&menu(&words, &older));
         let shown: String = all.iter().map(|(path, text)| format!("{path}\n{text}\n")).collect();
         insta::assert_snapshot!(shown);
@@ -208,9 +229,11 @@ mod tests {
         place::settle(top.path(), "loader/entries/debian.conf", b"title x\n").unwrap();
         put(&all);
         assert!(stands(top.path(), &all));
-        remove_unnamed(top.path(), Some("0123")).unwrap();
-        assert!(stands(top.path(), &all), "the menu names their kernel");
-        remove_unnamed(top.path(), Some("4567")).unwrap();
+        remove_unnamed(top.path(), &["0123".to_owned(), "4567".to_owned()]).unwrap();
+        assert!(stands(top.path(), &all), "the menu names their kernels");
+        remove_unnamed(top.path(), &["4567".to_owned()]).unwrap();
+        assert_eq!(others(top.path(), &[]).len(), 1, "that of an older generation stays");
+        remove_unnamed(top.path(), &[]).unwrap();
         assert_eq!(others(top.path(), &[]), [""; 0]);
         put(&all);
         let fewer = entries(&menu(&words[..2], &older[..1]));

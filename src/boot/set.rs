@@ -58,26 +58,27 @@ impl Wanted {
 
     /// Where it is on the ESP.
     pub fn folder(&self) -> String {
-        format!("{ALL}/{}", self.name)
+        folder(&self.name)
     }
 
     /// Whether it is there, complete.
     pub fn is_on(&self, top: &Path) -> bool {
-        let folder = top.join(self.folder());
-        let Ok(about) = fs::read_to_string(folder.join(ABOUT)) else { return false };
-        FILES.iter().all(|file| {
-            let size = fs::metadata(folder.join(file)).map(|meta| meta.len());
-            size.is_ok_and(|size| about.lines().any(|line| line == format!("{file}={size}")))
-        })
+        is_complete(top, &self.name)
     }
 
-    /// Makes it. What is left of an earlier try goes first, for its room.
-    pub fn make(&self, root: &Path, esp: &Esp) -> Result<Made> {
+    /// Makes it. What is left of an earlier try goes first, for its room; where that does not do, so do those of the sets
+    /// `older` that the menu can do without, the last ones first.
+    pub fn make(&self, root: &Path, esp: &Esp, older: &[String]) -> Result<Made> {
         let top = esp.path();
-        remove_others(top, &self.name)?;
         place::remove(top, &self.folder())?;
         let own = self.kernel.own_initramfs(root);
-        self.check_room(esp, own.as_deref())?;
+        let mut kept = older;
+        remove_others(top, &self.name, kept)?;
+        while let Err(error) = self.check_room(esp, own.as_deref()) {
+            let Some((_, younger)) = kept.split_last() else { return Err(error) };
+            kept = younger;
+            remove_others(top, &self.name, kept)?;
+        }
         let folder = top.join(self.folder());
         let failed =
             |error: std::io::Error| Error::device("making a directory on the ESP", self.folder(), &error);
@@ -126,11 +127,43 @@ pub enum Made {
     Built,
 }
 
-/// The set that the menu names, if there is one.
+/// The set from which the menu starts the newest generation, if there is one.
 pub fn named(top: &Path) -> Option<String> {
     let menu = fs::read_to_string(top.join(grub::MENU)).ok()?;
     let line = menu.lines().find_map(|line| line.trim().strip_prefix(&format!("linux /{ALL}/")))?;
     Some(line.split('/').next()?.to_owned())
+}
+
+/// Where a set is on the ESP.
+pub fn folder(set: &str) -> String {
+    format!("{ALL}/{set}")
+}
+
+fn is_complete(top: &Path, set: &str) -> bool {
+    let folder = top.join(ALL).join(set);
+    let Ok(about) = fs::read_to_string(folder.join(ABOUT)) else { return false };
+    FILES.iter().all(|file| {
+        let size = fs::metadata(folder.join(file)).map(|meta| meta.len());
+        size.is_ok_and(|size| about.lines().any(|line| line == format!("{file}={size}")))
+    })
+}
+
+/// The names of all that are there.
+fn all(top: &Path) -> Vec<String> {
+    let folders = fs::read_dir(top.join(ALL)).into_iter().flatten().flatten();
+    let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut names: Vec<_> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// The complete ones that are there, with their kernels; that of the menu first.
+pub fn complete(top: &Path) -> Vec<(String, String)> {
+    let named = named(top);
+    let mut names = all(top);
+    names.sort_by_key(|name| Some(name) != named.as_ref());
+    names.retain(|name| is_complete(top, name));
+    names.into_iter().filter_map(|name| kernel_of(top, &name).map(|kernel| (name, kernel))).collect()
 }
 
 /// The kernel of a set, as it says itself.
@@ -139,13 +172,11 @@ pub fn kernel_of(top: &Path, set: &str) -> Option<String> {
     about.lines().find_map(|line| line.strip_prefix("kernel=")).map(str::to_owned)
 }
 
-/// Removes every set but `name` and the one that the menu names.
-pub fn remove_others(top: &Path, name: &str) -> Result<()> {
+/// Removes every set but `name`, those that are `kept`, and the one from which the menu starts the newest generation.
+pub fn remove_others(top: &Path, name: &str, kept: &[String]) -> Result<()> {
     let named = named(top);
-    let folders = fs::read_dir(top.join(ALL)).into_iter().flatten().flatten();
-    let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
-    for other in names.filter(|other| other != name && Some(other) != named.as_ref()) {
+    let stays = |set: &String| set == name || Some(set) == named.as_ref() || kept.contains(set);
+    for other in all(top).into_iter().filter(|set| !stays(set)) {
         place::remove(top, &format!("{ALL}/{other}"))?;
     }
     Ok(())
@@ -194,10 +225,13 @@ mod tests {
         });
         place::settle(top.path(), grub::MENU, menu.as_bytes()).unwrap();
         assert_eq!(named(top.path()).as_deref(), Some("aaaa"));
-        for set in ["aaaa", "bbbb", "cccc"] {
+        for set in ["aaaa", "bbbb", "cccc", "dddd"] {
             place::settle(top.path(), &format!("dpsr/{set}/about.txt"), b"kernel=6.1\n").unwrap();
         }
-        remove_others(top.path(), "bbbb").unwrap();
+        remove_others(top.path(), "bbbb", &["dddd".to_owned()]).unwrap();
+        assert!(top.path().join("dpsr/dddd").exists(), "an older generation starts from it");
+        remove_others(top.path(), "bbbb", &[]).unwrap();
+        assert!(!top.path().join("dpsr/dddd").exists());
         let there = |set: &str| top.path().join("dpsr").join(set).exists();
         assert_eq!((there("aaaa"), there("bbbb"), there("cccc")), (true, true, false));
         assert_eq!(kernel_of(top.path(), "aaaa").as_deref(), Some("6.1"));
