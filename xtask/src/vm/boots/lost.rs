@@ -95,7 +95,24 @@ fn kernel_installed(machine: &mut Machine) -> Result<()> {
     let status = dpsr_json(machine, "boot status")?;
     let newer = status.text("kernel")?.ends_with("-other");
     let current = status.find("current") == Some(&Json::Bool(true));
-    must(newer && current, || format!("the DPSR disk starts {status:?}"))
+    must(newer && current, || format!("the DPSR disk starts {status:?}"))?;
+    older_has_its_own(machine)
+}
+
+/// The generation from before that starts with the kernel from before.
+fn older_has_its_own(machine: &mut Machine) -> Result<()> {
+    let menu = "mount -o ro /dev/disk/by-label/DPSR-ESP /mnt && grep '^ *linux ' /mnt/dpsr/grub.cfg && \
+                cd /mnt && ls dpsr/*/vmlinuz; cd / && umount /mnt";
+    let told = machine.guest()?.ok(menu)?;
+    let kernel = |words: &str| {
+        let line = told.lines().find(|line| line.contains(words) && line.contains("linux /"));
+        line.and_then(|line| line.split('/').nth(2)).map(str::to_owned)
+    };
+    let (newest, older) = (kernel(" dpsr.boot=auto "), kernel(" dpsr.generation=1 "));
+    let there = |set: &Option<String>| {
+        set.as_ref().is_some_and(|set| told.lines().any(|line| line == format!("dpsr/{set}/vmlinuz")))
+    };
+    must(newest != older && there(&newest) && there(&older), || format!("the menu: {told}"))
 }
 
 /// How a primary that is there is lost.
