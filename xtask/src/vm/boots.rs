@@ -46,7 +46,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 31] = [
+const CASES: [Case; 32] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -74,6 +74,7 @@ const CASES: [Case; 31] = [
     ("uefi", Layout::Plain, uefi),
     ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
     ("lost_in_other_ways", Layout::Plain, lost::lost_in_other_ways),
+    ("dpsr_disk_fails", Layout::Plain, lost::dpsr_disk_fails),
     ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),
     ("synced_many_times", Layout::Btrfs, soak::synced_many_times),
     ("not_wrapped_either", Layout::Plain, unwrapped::not_wrapped_either),

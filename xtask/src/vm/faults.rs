@@ -14,17 +14,18 @@ use super::machine::{Machine, device};
 use super::qmp::Qmp;
 use crate::Result;
 
+/// What happens to a disk.
+pub type Fault = fn(&mut Qmp, &str) -> Result<()>;
+
 impl Machine {
     /// From now on the disk moves this many bytes a second, reads and writes together.
     pub fn slow(&mut self, disk: &str, bytes: u64) -> Result<()> {
-        let others = "\"bps_rd\":0,\"bps_wr\":0,\"iops\":0,\"iops_rd\":0,\"iops_wr\":0";
-        let arguments = format!("{{\"id\":\"{}\",\"bps\":{bytes},{others}}}", backend(disk));
-        self.qmp()?.execute("block_set_io_throttle", &arguments)
+        slow(self.qmp()?, disk, bytes)
     }
 
     /// From now on the disk answers one more request, and then none.
     pub fn hang(&mut self, disk: &str) -> Result<()> {
-        self.slow(disk, 1)
+        hang(self.qmp()?, disk)
     }
 
     /// From now on every read, write and discard of the disk is an I/O error.
@@ -50,6 +51,17 @@ impl Machine {
         let ours = stats.list("return")?.iter().find(|one| one.text("qdev") == Ok(&backend(disk)));
         ours.ok_or_else(|| format!("QEMU counts nothing of {disk}"))?.number("wr_bytes")
     }
+}
+
+fn slow(qmp: &mut Qmp, disk: &str, bytes: u64) -> Result<()> {
+    let others = "\"bps_rd\":0,\"bps_wr\":0,\"iops\":0,\"iops_rd\":0,\"iops_wr\":0";
+    let arguments = format!("{{\"id\":\"{}\",\"bps\":{bytes},{others}}}", backend(disk));
+    qmp.execute("block_set_io_throttle", &arguments)
+}
+
+/// One more request to the disk is answered, and then none.
+pub(super) fn hang(qmp: &mut Qmp, disk: &str) -> Result<()> {
+    slow(qmp, disk, 1)
 }
 
 /// Every request to the disk, which must be a raw one, is an I/O error from now on.

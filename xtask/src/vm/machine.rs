@@ -10,11 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::faults::Fault;
 use super::guest::Guest;
 use super::image::Image;
+use super::must;
 use super::qmp::Qmp;
 use super::typist::{Typist, keyboard};
-use super::{faults, must};
 use crate::Result;
 use crate::dpsr::text;
 use crate::process::{self, output};
@@ -147,16 +148,16 @@ impl Machine {
         Ok(start.elapsed())
     }
 
-    /// The same, but from when the console says `words` on the disk answers with errors.
-    pub fn boot_failing(&mut self, disk: &str, words: &str, patience: Duration) -> Result<Duration> {
+    /// The same, but when the console says `words` this happens to the disk.
+    pub fn boot_with(&mut self, fault: Fault, disk: &str, words: &str) -> Result<Duration> {
         let start = Instant::now();
         let before = self.said();
         let booted = self.switch_on().and_then(|(mut qemu, mut qmp, agent)| {
             while !self.said_since(before).contains(words) {
-                must(start.elapsed() < patience, || format!("the console did not say {words:?}"))?;
+                must(start.elapsed() < BOOT, || format!("the console did not say {words:?}"))?;
                 thread::sleep(GLANCE);
             }
-            faults::fail(&mut qmp, disk)?;
+            fault(&mut qmp, disk)?;
             let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
             let qemu = qemu.0.take().expect("it was put there when it was started");
             Ok(Running { qemu, guest, qmp, _typist: None })

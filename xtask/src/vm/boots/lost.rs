@@ -14,8 +14,9 @@ use crate::Result;
 use crate::dpsr::text;
 use crate::json::Json;
 use crate::process::output;
+use crate::vm::faults::Fault;
 use crate::vm::machine::{Disk, Machine, Start};
-use crate::vm::{DPSR, PRIMARY, must};
+use crate::vm::{DPSR, PRIMARY, faults, must};
 
 /// How much changes before the sync that is cut off, in MiB.
 const CHANGED: u64 = 96;
@@ -83,7 +84,7 @@ fn pulled(rig: &Rig) -> Result<()> {
 fn kernel_installed(machine: &mut Machine) -> Result<()> {
     let version = "$(uname -r)-other";
     let install = format!(
-        "cp -a /usr/lib/modules/$(uname -r) /usr/lib/modules/{version} && \
+        "rm /root/large && cp -al /usr/lib/modules/$(uname -r) /usr/lib/modules/{version} && \
          cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-{version} && \
          DEB_MAINT_PARAMS=\"'configure' ''\" run-parts --verbose --exit-on-error --arg={version} \
          --arg=/boot/vmlinuz-{version} /etc/kernel/postinst.d && update-grub"
@@ -140,11 +141,38 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
             output(zero.args(["if=/dev/zero", &file, "bs=1M", "count=1", "conv=notrunc", "status=none"]))?;
             machine.boot()?
         }
-        Loss::Fails | Loss::Dies => machine.boot_failing(PRIMARY, KERNEL, PATIENCE)?,
+        Loss::Fails | Loss::Dies => machine.boot_with(faults::fail, PRIMARY, KERNEL)?,
     };
     say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
     is_last_generation(&mut machine)?;
     machine.shut_down()
+}
+
+/// It is the DPSR disk that answers with errors, or not at all: the primary starts, whatever waits for that disk.
+pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
+    let both = [&rig.primary, &rig.dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    // Once the record says that the DPSR disk boots: only then it is waited for.
+    record_in_initramfs(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    two_generations(&mut machine)?;
+    machine.shut_down()?;
+    for (fault, what) in [
+        (faults::fail as Fault, "the primary, the DPSR disk failing"),
+        (faults::hang, "the primary, the DPSR disk hanging"),
+    ] {
+        let mut machine = rig.machine(Start::Uefi, &both)?;
+        let took = machine.boot_with(fault, DPSR, KERNEL)?;
+        say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
+        marked(&mut machine, "third")?;
+        let told = machine.guest()?.run("cat /run/motd.d/10-dpsr");
+        let told = told.map(|told| told.output)?;
+        must(!told.contains("RUNS FROM ITS COPY"), || told.clone())?;
+        machine.power_cut();
+    }
+    Ok(())
 }
 
 /// The machine runs, and what was cut off is as if it had not been.
