@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the name of a pair to disks the other rooms can work on.
 
+mod renumbered;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -109,7 +111,7 @@ pub struct OpenPair {
 pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
     check_reserve(&config)?;
-    opened_pair(config, labels, PrimaryUse::Offline, |_, primary| Ok(Arc::new(primary)))
+    opened_pair(dir, config, labels, PrimaryUse::Offline, |_, primary| Ok(Arc::new(primary)))
 }
 
 /// Opens both disks of the pair `name` for a sync of a primary that may be in use, and the wrap under it.
@@ -133,7 +135,7 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
     // Held open, the node's number cannot come to mean another device; what it is is proven after that.
     let live = FileDisk::open(wrapped.disk.node(), Access::Read)?.first(config.primary.size);
     let held = DevNum::of(live.identity().device);
-    let pair = opened_pair(config, labels, PrimaryUse::Live, |config, primary| {
+    let pair = opened_pair(dir, config, labels, PrimaryUse::Live, |config, primary| {
         let now = wrap::find(&Mapper::open()?, config, &primary)?;
         match now.filter(|now| now.disk.number == held && now.raw == wrapped.raw) {
             Some(_) => Ok(Arc::new(live)),
@@ -148,6 +150,7 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
 
 /// Opens both disks; `reader` says what a sync reads the proven primary through.
 fn opened_pair(
+    dir: &Path,
     config: PairConfig,
     labels: bool,
     how: PrimaryUse,
@@ -163,6 +166,10 @@ fn opened_pair(
         let current = contents.current().and_then(|generation| contents.index.record(generation));
         &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes
     });
+    if let Some(known) = known {
+        let record = config::file_name(dir, &config.name);
+        renumbered::check(known, &recorded(&volumes), &pair.primary.probe.name(), &record)?;
+    }
     let repartitioned = known.and_then(|known| layout_changes(known, &recorded(&volumes)));
     // A new layout is recorded with its labels, or nobody could name its volumes by them.
     if labels || repartitioned.is_some() {

@@ -68,6 +68,30 @@ fn loop_boot_records_between_them_are_followed() {
     });
 }
 
+/// Deleting number 5 makes 6, which is left out, of what was 7, and is not.
+#[test]
+fn loop_a_partition_that_gets_the_number_of_one_left_out() {
+    on_both(|disks| {
+        let mut world = world(disks, &["6"]);
+        world.parts.last_mut().unwrap().out = true;
+        world.sync(&[]);
+        delete(&world.primary, "5");
+        let before = world.dpsr.read();
+        let (code, told) = world.refused(&["sync", "--offline"]);
+        assert_eq!(code, 3, "{told}");
+        assert!(told.contains("leaving out volume 6 of"), "{told}");
+        let record = world.config().join("system.toml");
+        assert!(told.contains(&format!("correct leave_out in {}", record.display())), "{told}");
+        assert!(world.dpsr.read() == before, "it was written to");
+        // Number 6 is 5 now, and 8, the swap, is 7.
+        let text = fs::read_to_string(&record).unwrap();
+        fs::write(&record, text.replace("-06\"", "-05\"").replace("-08\"", "-07\"")).unwrap();
+        world.parts = parts(&world.primary, &["5", "7"]);
+        world.sync(&[]);
+        world.check();
+    });
+}
+
 #[test]
 fn loop_a_filesystem_on_the_whole_device() {
     on_both(|disks| {
