@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Room for the next undo store: the oldest unpinned generations make way, behind pinned ones by merging;
 //! never the newest, and never before it is certain that there will be enough. Where the oldest is pinned,
-//! room for the next merge is kept free, too, as long as merging can make it.
+//! room for the next merge is kept free, too, as long as merging can make it. Where the undo store alone is
+//! larger than history may be, dropping everything would not keep that limit, and so nothing is dropped.
 
 use super::steps::{Step, after, steps, take};
 use crate::error::{Error, Kind, Result};
@@ -58,6 +59,10 @@ pub fn plan(store: &Store, need: Need, limit: Option<Bytes>) -> Result<Plan> {
         limit: limit.map_or(u64::MAX, |limit| limit.0 / geometry.extent.0),
         candidates: older.iter().filter(|record| !record.pinned).map(|record| record.generation).collect(),
     };
+    let undo = Bytes(search.kept() * geometry.extent.0);
+    if let Some(limit) = limit.filter(|_| search.kept() > search.limit) {
+        return Err(search.beyond(undo, limit));
+    }
     let unmerged = older.iter().take_while(|record| !record.pinned).count();
     search.run(unmerged)
 }
@@ -119,7 +124,12 @@ impl Search<'_> {
     }
 
     fn will_do(&self, index: &Index) -> bool {
-        self.fits(index) && history(index) + (self.wanted - self.need.fresh) <= self.limit
+        self.fits(index) && history(index) + self.kept() <= self.limit
+    }
+
+    /// Extents of the undo store: what stays as history.
+    fn kept(&self) -> u64 {
+        self.wanted - self.need.fresh
     }
 
     /// Whether the next sync will find something that it can drop: behind a pinned generation that takes
@@ -127,7 +137,7 @@ impl Search<'_> {
     fn can_go_on(&self, index: &Index) -> bool {
         let records = &index.generations;
         let taken = |i: usize| match &records[i].undo {
-            _ if i + 1 == records.len() => self.wanted - self.need.fresh,
+            _ if i + 1 == records.len() => self.kept(),
             undo => undo.as_ref().map_or(0, |undo| extents(&undo.runs)),
         };
         let behind = |i: &usize| records[i - 1].pinned && !records[*i].pinned;
@@ -135,6 +145,15 @@ impl Search<'_> {
             Some(i) if records[0].pinned => self.free(index) >= self.wanted + taken(i - 1) + taken(i),
             _ => true,
         }
+    }
+
+    fn beyond(&self, undo: Bytes, limit: Bytes) -> Error {
+        let changes = Bytes(self.need.entries * CHUNK);
+        let why = format!("{changes} of changes take {undo} of history, and it may take {limit}");
+        Error::new(Kind::NoRoom, "keeping the last generation on", why)
+            .on(self.store.disk.name())
+            .left("no generation was dropped and the last one is intact")
+            .next("raise 'history' in the record of the pair, or give up all history with 'dpsr sync --full --no-undo'")
     }
 
     fn too_small(&self, emptied: &Index) -> Error {

@@ -8,7 +8,7 @@ use dpsr::changes::source::Moving;
 use dpsr::error::Kind;
 use dpsr::progress::Silent;
 use dpsr::sync::{Report, Request, sync};
-use dpsr::units::{CHUNK, KIB, MIB};
+use dpsr::units::{Bytes, CHUNK, KIB, MIB};
 
 use crate::world::{World, mixed, stamped, volume};
 
@@ -155,6 +155,53 @@ fn the_oldest_make_room_and_too_much_is_refused() {
     assert_eq!(report.generation.0, 9);
     world.expected.insert(9, world.visible());
     assert_eq!(world.generations(), [9]);
+    world.check();
+}
+
+#[test]
+fn changes_beyond_the_limit_of_history_are_refused_and_drop_nothing() {
+    let volumes = vec![volume("table", 0, 0, false)];
+    let mut world = World::new(stamped(SIZE, 4), volumes, 40 * MIB, |disk| Arc::new(disk));
+    world.disks.history = Some(Bytes(2 * MIB));
+    for round in 1..4u64 {
+        world.write(0, &stamped(64 << 10, round));
+        world.sync(Mode::Digest).unwrap();
+    }
+    assert_eq!(world.generations(), [1, 2, 3]);
+    world.write(0, &stamped(3 * MIB as usize, 99));
+    let dry = dpsr::sync::Request { dry_run: true, ..world.request(Mode::Digest) };
+    let planned = sync(&world.disks, &dry, &Silent).unwrap_err();
+    let error = world.sync(Mode::Digest).unwrap_err();
+    assert_eq!((planned.kind(), error.kind()), (Kind::NoRoom, Kind::NoRoom));
+    let told = error.to_string();
+    for said in ["of changes take", "and it may take 2 MiB", "'history'", "'dpsr sync --full --no-undo'"] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
+    assert_eq!(world.generations(), [1, 2, 3]);
+    world.check();
+    // Both ways out.
+    let mut other = world.fork();
+    other.disks.history = Some(Bytes(8 * MIB));
+    assert_eq!(other.sync(Mode::Digest).unwrap().dropped, []);
+    other.check();
+    let request = dpsr::sync::Request { no_undo: true, ..world.request(Mode::Full) };
+    assert_eq!(sync(&world.disks, &request, &Silent).unwrap().generation.0, 4);
+}
+
+/// Pinned generations may take more than the limit: what is kept on purpose is no reason to stop.
+#[test]
+fn a_limit_that_only_pinned_generations_exceed_stops_nothing() {
+    let volumes = vec![volume("table", 0, 0, false)];
+    let mut world = World::new(stamped(SIZE, 4), volumes, 40 * MIB, |disk| Arc::new(disk));
+    for round in 1..4u64 {
+        world.write(0, &stamped(2 * MIB as usize, round));
+        world.sync(Mode::Digest).unwrap();
+        world.pin(round, true);
+    }
+    world.disks.history = Some(Bytes(3 * MIB));
+    world.write(0, &stamped(2 * MIB as usize, 9));
+    assert_eq!(world.sync(Mode::Digest).unwrap().dropped, []);
+    assert_eq!(world.generations(), [1, 2, 3, 4]);
     world.check();
 }
 
