@@ -5,10 +5,10 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::chain::running_root_chain;
+use super::chain::{chain_of_node, chain_under_file, running_root_chain};
 use super::mounts::{mounts, swaps};
 use super::probe::{Kind, Probe};
-use super::sysfs::{BlockNode, Roots};
+use super::sysfs::{BlockNode, DevNum, Roots};
 use crate::sys::ioctl;
 
 /// One reason why an endpoint may not be overwritten.
@@ -107,6 +107,8 @@ fn uses_of(roots: &Roots, members: &[BlockNode], expected: impl Fn(&BlockNode) -
         let others = member.holders().into_iter().filter(|holder| !expected(holder));
         uses.extend(others.map(|holder| held(member, &holder)));
     }
+    let over = roots.all().into_iter().filter(|node| !expected(node));
+    uses.extend(over.filter_map(|node| looped(roots, members, &node)));
     let chain = running_root_chain(roots);
     uses.extend(chain.iter().find(|under| is_member(under)).map(|n| Use::Root { device: n.label() }));
     uses.dedup();
@@ -132,6 +134,26 @@ fn held(member: &BlockNode, holder: &BlockNode) -> Use {
     Use::Held { device: member.label(), by: holder.label(), ours: holder.is_ours() }
 }
 
+/// The use of a member that lies behind a loop device: the kernel names no holder for it. That for pre-images is
+/// dpsr's own.
+fn looped(roots: &Roots, members: &[BlockNode], node: &BlockNode) -> Option<Use> {
+    let (number, ours) = backing_device(roots, node)?;
+    let member = members.iter().find(|member| member.number == number)?;
+    let held = Use::Held { device: member.label(), by: node.label(), ours };
+    Some(if ours { held } else { Use::Loop { device: node.label() } })
+}
+
+/// The block device behind a loop device, and whether dpsr has put the loop device there.
+fn backing_device(roots: &Roots, node: &BlockNode) -> Option<(DevNum, bool)> {
+    let file = node.backing_file()?;
+    match node.open() {
+        Some(device) => {
+            ioctl::loop_backing(&device).map(|backing| (DevNum::of(backing.device), backing.ours))
+        }
+        None => roots.resolve(file.to_str()?).map(|behind| (behind.number, false)),
+    }
+}
+
 fn file_uses(roots: &Roots, probe: &Probe) -> Vec<Use> {
     let loops = roots.all().into_iter().filter(|node| backing_inode(node) == probe.inode);
     loops.map(|node| Use::Loop { device: node.label() }).collect()
@@ -147,12 +169,24 @@ fn shared(roots: &Roots, probe: &Probe, node: &BlockNode) -> Vec<Use> {
     others.map(|other| Use::Shared { device: node.label(), by: other.label() }).collect()
 }
 
+/// Whether what is written to `upper` goes to `lower`, or to the disk it is a part of, through whatever lies
+/// between.
+pub fn stands_on(roots: &Roots, upper: &Probe, lower: &Probe) -> bool {
+    let disk = lower.node(roots).map(|node| node.disk().number);
+    let file = |node: &BlockNode| lower.inode.is_some() && backing_inode(node) == lower.inode;
+    let under = match (upper.kind, upper.node(roots)) {
+        (Kind::Block, Some(node)) => chain_of_node(roots, node),
+        _ => chain_under_file(roots, &upper.canonical),
+    };
+    upper.same_storage(lower) || under.iter().any(|node| Some(node.number) == disk || file(node))
+}
+
 /// Filesystem and inode of the file behind a loop device, as the device itself says: the path that sysfs
 /// shows may be of another mount namespace, or have come to mean another file.
 pub fn backing_inode(node: &BlockNode) -> Option<(u64, u64)> {
     let file = node.backing_file()?;
     match node.open() {
-        Some(device) => ioctl::loop_file(&device),
+        Some(device) => ioctl::loop_backing(&device).map(|backing| backing.file),
         None => fs::metadata(file).ok().map(|meta| (meta.dev(), meta.ino())),
     }
 }

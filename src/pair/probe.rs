@@ -89,7 +89,7 @@ impl Probe {
         };
         if let Some(node) = probe.node(roots) {
             probe.ask(roots, &node);
-            probe.inode = node.backing_file().and_then(|_| ioctl::loop_file(&file));
+            probe.inode = node.backing_file().and_then(|_| ioctl::loop_backing(&file)).map(|it| it.file);
             probe.sequence = ioctl::disk_sequence(&file).map_err(|error| failed(path, &error))?;
         }
         Ok(probe)

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why `init` does not take a disk. Every refusal says what would have to change.
 
-use super::chain::chain_under_file;
 use super::empty::Found;
-use super::inuse::{Use, backing_inode};
+use super::inuse::{Use, stands_on};
 use super::plan::Sizes;
 use super::probe::{Kind as Endpoint, Probe};
-use super::sysfs::{BlockNode, Roots};
+use super::sysfs::Roots;
 use super::volumes::{Volume, Volumes};
 use crate::error::{Error, Kind, Result};
 use crate::format::geometry::Geometry;
@@ -46,7 +45,7 @@ pub fn check_target(roots: &Roots, target: &Target<'_>) -> Result<()> {
         let why = format!("the primary {} has no bytes to copy", target.primary.name());
         return Err(refuse(target, why).next("insert its medium, or name another disk"));
     }
-    if part_of_primary(roots, target) {
+    if stands_on(roots, target.dpsr, target.primary) {
         return Err(refuse(target, "it is part of the primary").next("name another disk"));
     }
     if let Some(usage) = target.uses.first() {
@@ -80,17 +79,6 @@ fn check_content(target: &Target<'_>) -> Result<()> {
                 .next("--wipe gives that up"))
         }
     }
-}
-
-fn part_of_primary(roots: &Roots, target: &Target<'_>) -> bool {
-    let (primary, dpsr) = (target.primary, target.dpsr);
-    let disk = primary.node(roots).map(|node| node.disk().number);
-    let file = |node: &BlockNode| primary.inode.is_some() && backing_inode(node) == primary.inode;
-    let under = match (dpsr.kind, dpsr.node(roots)) {
-        (Endpoint::Block, Some(node)) => super::chain::chain_of_node(roots, node),
-        _ => chain_under_file(roots, &dpsr.canonical),
-    };
-    primary.same_storage(dpsr) || under.iter().any(|node| Some(node.number) == disk || file(node))
 }
 
 /// Refuses a disk on which the copy does not fit, and says what to leave out; `sizes` answers what a copy

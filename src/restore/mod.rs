@@ -19,7 +19,7 @@ use crate::export::{Exported, find};
 use crate::format::index::{Map, Volume};
 use crate::open::OpenStore;
 use crate::pair::chain::chain_of;
-use crate::pair::inuse::in_use;
+use crate::pair::inuse::{in_use, stands_on};
 use crate::pair::layout::find_store;
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::sysfs::Roots;
@@ -144,8 +144,15 @@ fn left_out_of_copy(volume: &Volume) -> Error {
 }
 
 fn check_target(roots: &Roots, store: &OpenStore, probe: &Probe, map: &Map) -> Result<()> {
-    if probe.same_storage(&store.dpsr.probe) || on_same_disk(roots, probe, &store.dpsr.probe) {
+    let dpsr = &store.dpsr.probe;
+    let whole = |probe: &Probe| probe.node(roots).map(|node| node.disk().number);
+    if probe.same_storage(dpsr) || whole(probe).is_some_and(|number| Some(number) == whole(dpsr)) {
         return Err(refuse(probe, "it is the DPSR disk itself").next("name another disk"));
+    }
+    if stands_on(roots, probe, dpsr) {
+        return Err(
+            refuse(probe, format!("it lies on the DPSR disk {}", dpsr.name())).next("name another disk")
+        );
     }
     if let Some(usage) = in_use(roots, probe).first() {
         return Err(refuse(probe, usage.to_string()).next("stop that use first, or name another disk"));
@@ -173,12 +180,6 @@ fn check_no_store(probe: &Probe, disk: &FileDisk) -> Result<()> {
             .next("name another disk, or make it none with 'wipefs --all' if its copy and history may go")),
         None => Ok(()),
     }
-}
-
-/// Whether `probe` is a partition of the disk `dpsr`.
-fn on_same_disk(roots: &Roots, probe: &Probe, dpsr: &Probe) -> bool {
-    let disk = |probe: &Probe| probe.node(roots).map(|node| node.disk().number);
-    disk(probe).is_some_and(|number| Some(number) == disk(dpsr))
 }
 
 /// Where on the target a volume goes: into the partition with its identity where the target has a table,

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::c_int;
 
+use super::loops;
 use crate::units::Bytes;
 
 mod number {
@@ -57,15 +58,30 @@ pub fn read_only(device: &impl AsFd) -> io::Result<bool> {
     Ok(flag != 0)
 }
 
-/// `struct loop_info64` of `linux/loop.h` has 232 bytes, of which the first two words are of use here.
+/// `struct loop_info64` of `linux/loop.h` has 232 bytes; of use here are its first three words and the first of
+/// the name.
 const LOOP_WORDS: usize = 29;
+const LOOP_NAME: usize = 7;
 
-/// `LOOP_GET_STATUS64`: filesystem and inode of the file behind a loop device; `None` for everything else.
-pub fn loop_file(device: &impl AsFd) -> Option<(u64, u64)> {
+/// What lies behind a loop device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopBacking {
+    /// Filesystem and inode of the file.
+    pub file: (u64, u64),
+    /// Where that file is a block device's node, the number of the device; else 0.
+    pub device: u64,
+    /// Whether this program made the loop device.
+    pub ours: bool,
+}
+
+/// `LOOP_GET_STATUS64`: what lies behind a loop device; `None` for everything else. The kernel words numbers of
+/// devices as libc does, as long as they have 32 bits.
+pub fn loop_backing(device: &impl AsFd) -> Option<LoopBacking> {
     let mut status = [0u64; LOOP_WORDS];
     // SAFETY: the kernel writes one struct loop_info64, which has the size of the array, to the pointer.
     unsafe { number::get_loop_status(device.as_fd().as_raw_fd(), &mut status) }.ok()?;
-    Some((status[0], status[1]))
+    let ours = status[LOOP_NAME] == loops::NAME;
+    Some(LoopBacking { file: (status[0], status[1]), device: status[2], ours })
 }
 
 /// Zeroes `range` of a block device, offloaded where the device can.

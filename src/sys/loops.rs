@@ -20,6 +20,9 @@ const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
+/// The name, `lo_file_name`, that tells loop devices made here from those of others.
+pub(super) const NAME: u64 = u64::from_ne_bytes(*b"dpsr\0\0\0\0");
+
 /// `struct loop_config`, with its `struct loop_info64` as one array of words.
 #[repr(C)]
 pub struct Config {
@@ -108,6 +111,8 @@ fn configure(
 ) -> nix::Result<()> {
     // `lo_offset` and `lo_sizelimit`; no limit is all there is.
     let (offset, limit) = part.map_or((0, 0), |part| (part.start.0, (part.end - part.start).0));
+    let mut names = [0; 16];
+    names[0] = NAME;
     let config = Config {
         // A descriptor is never negative.
         fd: backing.as_fd().as_raw_fd().cast_unsigned(),
@@ -116,7 +121,7 @@ fn configure(
         number: 0,
         encrypt: [0; 2],
         flags: AUTOCLEAR | flags,
-        names: [0; 16],
+        names,
         rest: [0; 6],
         reserved: [0; 8],
     };

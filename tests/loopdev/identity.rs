@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk is known by what it is, not by what it is called.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 
 use dpsr::config::{DpsrRecord, PairConfig, choose};
 use dpsr::error::Kind;
-use dpsr::pair::inuse::in_use;
+use dpsr::pair::inuse::{Use, in_use};
 use dpsr::pair::lock::Mode;
 use dpsr::pair::open::open_store_only;
 use dpsr::pair::probe::Probe;
 use dpsr::pair::sysfs::Roots;
-use dpsr::units::MIB;
+use dpsr::sys::loops::Loop;
+use dpsr::units::{Bytes, MIB};
 
 use crate::loops::{Disk, Disks, with_loops};
 use crate::tables::Part;
@@ -62,5 +64,69 @@ fn loop_a_backing_file_is_in_use() {
         let uses = in_use(&Roots::default(), &probe(&disk.file));
         assert_eq!(uses.len(), 1, "{uses:?}");
         assert!(probe(&disk.file).same_storage(&probe(&disk.path)));
+    });
+}
+
+/// The kernel names no holder for what lies behind a loop device.
+#[test]
+fn loop_a_loop_device_over_a_disk_is_a_use_of_it() {
+    with_loops(|disks| {
+        let primary = disks.disk("primary", 8 * MIB);
+        let mut world = World::paired(disks, primary, 48 * MIB, vec![Part::whole(8 * MIB)], &[]);
+        world.sync(&[]);
+        let third = disks.disk("third", 48 * MIB);
+        let size = (48 * MIB).to_string();
+        let path = |disk: &Disk| disk.path.to_str().unwrap().to_owned();
+        let over = |lower: &Disk, arguments: &[&str]| {
+            let upper = disks.attach(&lower.path, 512);
+            let (code, told) = world.refused(arguments);
+            assert_eq!(code, 3, "{told}");
+            let named = format!("it backs the loop device {}", upper.path.file_name().unwrap().display());
+            assert!(told.contains(&named), "{named}: {told}");
+            disks.detach(&upper);
+        };
+        over(&world.primary, &["sync", "--offline"]);
+        over(&world.dpsr, &["sync", "--offline"]);
+        over(&third, &["restore", "1", "--to", &path(&third), "--confirm", &size]);
+        let (from, to) = (path(&world.primary), path(&third));
+        over(
+            &third,
+            &["init", "--no-boot", "--pair", "b", "--primary", &from, "--dpsr", &to, "--confirm", &size],
+        );
+        world.sync(&[]);
+        world.check();
+    });
+}
+
+/// That for pre-images, which a killed run may leave behind, is told from those of others.
+#[test]
+fn loop_a_loop_device_of_our_own_is_known() {
+    with_loops(|disks| {
+        let disk = disks.disk("disk", 48 * MIB);
+        let file = File::options().read(true).write(true).open(&disk.path).unwrap();
+        let ours = Loop::direct(&file, Bytes(512), &(Bytes(MIB)..Bytes(4 * MIB))).unwrap();
+        let uses = in_use(&Roots::default(), &Probe::open(&Roots::default(), &disk.path).unwrap());
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (device, by) = (name(&disk.path), name(ours.path()));
+        assert_eq!(uses, [Use::Held { device, by, ours: true }]);
+    });
+}
+
+#[test]
+fn loop_nothing_is_restored_through_a_device_on_the_dpsr_disk() {
+    with_loops(|disks| {
+        let primary = disks.disk("primary", 8 * MIB);
+        let mut world = World::paired(disks, primary, 48 * MIB, vec![Part::whole(8 * MIB)], &[]);
+        world.sync(&[]);
+        let lower = disks.attach(&world.dpsr.path, 512);
+        let upper = disks.attach(&lower.path, 512);
+        let (size, path) = ((48 * MIB).to_string(), upper.path.to_str().unwrap());
+        let (code, told) = world.refused(&["restore", "1", "--to", path, "--confirm", &size]);
+        assert_eq!(code, 3, "{told}");
+        let named = format!("it lies on the DPSR disk {}", world.dpsr.path.display());
+        assert!(told.contains(&named), "{named}: {told}");
+        disks.detach(&upper);
+        disks.detach(&lower);
+        world.check();
     });
 }
