@@ -21,6 +21,7 @@ use crate::restore::target::DiskSink;
 use crate::sys::signal;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 use crate::view::View;
+use crate::view::digests::ViewDigests;
 use crate::view::read::{Reading, Sink};
 pub use file::NewFile;
 
@@ -33,12 +34,17 @@ pub struct Exported {
     pub size: Bytes,
     /// Chunks that do not match what was recorded of them.
     pub damaged: Vec<Chunk>,
+    /// Whether what was recorded of them adds up: else a chunk that matches may be an older one all the same.
+    pub adds_up: bool,
 }
+
+/// Why nothing vouches for what a generation holds.
+pub const NOT_ADDING_UP: &str = "its digests do not add up to what was recorded, so parts of it may be older";
 
 impl Exported {
     /// An error that names what is damaged, unless nothing is.
     pub fn intact(&self, generation: Generation, disk: &str) -> Result<()> {
-        let Some(first) = self.damaged.first() else { return Ok(()) };
+        let Some(first) = self.damaged.first() else { return self.vouched(generation, disk) };
         let count = self.damaged.len();
         let why = format!(
             "{count} of its 64 KiB chunks are damaged, first at byte {} of the disk",
@@ -49,6 +55,22 @@ impl Exported {
             .left("everything was written, the damaged chunks as they are")
             .next("'dpsr scrub' tells which generations have them intact"))
     }
+
+    fn vouched(&self, generation: Generation, disk: &str) -> Result<()> {
+        if self.adds_up {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Damaged, format!("reading generation {generation} from"), NOT_ADDING_UP)
+            .on(disk)
+            .left("everything was written, as it is")
+            .next("'dpsr scrub' tells which generations are intact"))
+    }
+}
+
+/// Whether the digests of a generation add up, before anything is made of what they vouch for.
+pub fn adds_up(store: &OpenStore, view: &View<'_>) -> Result<bool> {
+    let key = DigestKey::new(store.contents.index.secret);
+    ViewDigests::of(view, &store.dpsr)?.add_up(&key)
 }
 
 /// The bytes of the image that `name` stands for: a volume, or everything.
@@ -99,6 +121,7 @@ pub fn to_file(
     let view = View::of(&store.contents, generation)?;
     let range = range_of(&view, volume)?;
     let new = NewFile::make(path)?;
+    let adds_up = adds_up(store, &view).map_err(|error| error.left(NOT_MADE))?;
     let (file, name) = (new.file(), path.display().to_string());
     let failed = |doing: &str, error: &io::Error| Error::device(doing, &name, error).left(NOT_MADE);
     let size = range.end - range.start;
@@ -119,7 +142,7 @@ pub fn to_file(
     disk.flush().map_err(|error| failed("flushing", &error))?;
     file.set_len(size.0).map_err(|error| failed("sizing", &error))?;
     new.finish()?;
-    Ok(Exported { size, damaged })
+    Ok(Exported { size, damaged, adds_up })
 }
 
 /// Writes a generation, or one volume of it, to a stream.
@@ -132,10 +155,11 @@ pub fn to_stream(
 ) -> Result<Exported> {
     let view = View::of(&store.contents, generation)?;
     let range = range_of(&view, volume)?;
+    let adds_up = adds_up(store, &view)?;
     let mut disks = Disks::default();
     let id = disks.add_read(store.dpsr.clone());
     let damaged = read(store, &view, &range, disks, id, Stream(output), progress)?;
-    Ok(Exported { size: range.end - range.start, damaged })
+    Ok(Exported { size: range.end - range.start, damaged, adds_up })
 }
 
 fn read(

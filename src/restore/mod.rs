@@ -15,7 +15,7 @@ use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
 use crate::engine::{Disks, Engine, Shape};
 use crate::error::{Error, Kind, Result};
-use crate::export::{Exported, find};
+use crate::export::{Exported, NOT_ADDING_UP, adds_up, find};
 use crate::format::index::{Map, Volume};
 use crate::open::OpenStore;
 use crate::pair::chain::chain_of;
@@ -218,12 +218,15 @@ impl Planned {
         Err(refuse(&self.probe, why).next("the plan shows the ID to confirm with"))
     }
 
-    /// Does what the plan says.
+    /// Does what the plan says. The target is overwritten only with what is vouched for; an export gives the rest.
     pub fn act(self, store: &OpenStore, progress: &dyn Progress) -> Result<Exported> {
+        let view = View::of(&store.contents, self.options.generation)?;
+        if !adds_up(store, &view).map_err(|error| error.left("nothing was written"))? {
+            return Err(self.not_vouched_for(store));
+        }
         let taker = Taker { doing: RESTORING, verb: "restore" };
         let (disk, _lock) = claim(&self.roots, &self.probe, taker, check_no_store)?;
         let disk: Arc<dyn WriteDisk> = Arc::new(disk);
-        let view = View::of(&store.contents, self.options.generation)?;
         let key = DigestKey::new(store.contents.index.secret);
         let mut disks = Disks::default();
         let id = disks.add_read(store.dpsr.clone());
@@ -240,6 +243,16 @@ impl Planned {
         let damaged = reading.run(&mut engine, &mut sink).map_err(|e| e.left(unfinished).next(again))?;
         disk.flush()
             .map_err(|error| Error::device("flushing", disk.name(), &error).left(unfinished).next(again))?;
-        Ok(Exported { size: self.plan.size, damaged })
+        Ok(Exported { size: self.plan.size, damaged, adds_up: true })
+    }
+
+    fn not_vouched_for(&self, store: &OpenStore) -> Error {
+        let generation = self.options.generation;
+        Error::new(Kind::Damaged, format!("reading generation {generation} from"), NOT_ADDING_UP)
+            .on(store.dpsr.name())
+            .left("nothing was written")
+            .next(format!(
+                "'dpsr scrub' tells which generations are intact, and 'dpsr export {generation}' gives what is there"
+            ))
     }
 }

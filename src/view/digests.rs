@@ -51,6 +51,13 @@ impl<'a> ViewDigests<'a> {
         Ok(())
     }
 
+    /// Whether the digests add up to what the generation's record says. Pages check out by themselves also where
+    /// the disk has kept an older one in place of what was written; only the sum tells.
+    pub fn add_up(self, key: &DigestKey) -> Result<bool> {
+        let recorded = self.view.record.root;
+        Ok(self.sum(key)?.to_bytes() == recorded)
+    }
+
     /// Adds up the digests of every chunk that has a place; what the generation's record must say.
     pub fn sum(mut self, key: &DigestKey) -> Result<DigestRoot> {
         let mut root = DigestRoot::default();

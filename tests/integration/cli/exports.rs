@@ -4,6 +4,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use dpsr::disk::file::{Access, FileDisk};
+use dpsr::engine::digest::DigestKey;
+use dpsr::pair::layout::find_store;
+use dpsr::store::contents;
+use dpsr::store::table::TableChunk;
+use dpsr::units::{Bytes, CHUNK, Chunk};
+
 use super::{Desk, MIB, command, words};
 
 #[test]
@@ -53,4 +60,36 @@ fn a_damaged_export_is_kept() {
     assert_eq!(&plain[4 * MIB as usize..][..6], b"rotten");
     assert!(zstd::decode_all(File::open(desk.path("packed")).unwrap()).unwrap() == plain);
     assert_eq!(words(&desk.run("export 1 DIR/plain"))[..3], words("exit code 3"));
+}
+
+/// Makes a chunk of the image hold something else, and its digest page say so: both check out, as where the disk
+/// has lost writes and kept what was there before.
+fn plant(desk: &Desk, chunk: Chunk) {
+    let disk = FileDisk::open(desk.path("dpsr"), Access::Write).unwrap();
+    let store = find_store(&disk, Bytes(512)).unwrap();
+    let contents = contents::read(&disk, &store.range).unwrap().unwrap();
+    let at = contents.image(contents.newest_map()).chunk(chunk).unwrap();
+    let old = [7; CHUNK as usize];
+    desk.open("dpsr").write_all_at(&old, at.0).unwrap();
+    let mut table = TableChunk::read(&disk, &contents.table(), 0).unwrap();
+    table.set(chunk, DigestKey::new(contents.index.secret).digest(&old).0);
+    table.write(&disk, &contents.table()).unwrap();
+}
+
+/// What nothing vouches for is exported as it is, because it may be all there is, and said to be so; no disk is
+/// overwritten with it.
+#[test]
+fn digests_that_do_not_add_up_are_told_and_nothing_is_restored_from_them() {
+    let desk = Desk::synced();
+    plant(&desk, Chunk(4 * MIB / CHUNK));
+    desk.blank("target", 8 * MIB);
+    let vouches = "its digests do not add up to what was recorded";
+    for line in ["export 2 DIR/whole", "export 2 DIR/home --volume home", "export 2 DIR/packed --zstd"] {
+        let text = desk.run(line);
+        assert!(text.starts_with("exit code 6") && text.contains(vouches), "{line}: {text}");
+    }
+    assert_eq!(fs::read(desk.path("whole")).unwrap()[4 * MIB as usize..][..3], [7; 3]);
+    let text = desk.unchanged(&format!("restore 2 --to DIR/target --confirm {}", 8 * MIB));
+    assert!(text.starts_with("exit code 6") && text.contains(vouches), "{text}");
+    assert!(text.contains("'dpsr export 2' gives what is there"), "{text}");
 }
