@@ -16,6 +16,7 @@ use crate::disk::file::{Access, FileDisk};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
 use crate::format::index;
+use crate::format::moment::Moment;
 use crate::format::superblock::Owner;
 use crate::keep::Rules;
 use crate::live::on_dpsr;
@@ -30,7 +31,7 @@ use crate::pair::volumes::{self, Volumes};
 use crate::store::contents::{self, Contents};
 use crate::store::{Store, recover};
 use crate::swap::{self, Swap};
-use crate::sync::Disks;
+use crate::sync::{Disks, Held};
 use crate::units::{Bytes, Generation};
 use crate::wrap::{self, Wrapped};
 
@@ -98,6 +99,8 @@ pub struct OpenPair {
     pub config: PairConfig,
     /// What a sync works on.
     pub disks: Disks,
+    /// That the primary is read as it stood when it was opened; a live sync takes a moment of its own.
+    pub held: Arc<dyn Held>,
     /// What the primary is.
     pub primary_probe: Probe,
     /// The primary's volumes, with the names people give them.
@@ -111,7 +114,10 @@ pub struct OpenPair {
 pub fn pair_offline(dir: &Path, name: Option<&str>, labels: bool) -> Result<OpenPair> {
     let config = config::choose(dir, name)?;
     check_reserve(&config)?;
-    opened_pair(dir, config, labels, PrimaryUse::Offline, |_, primary| Ok(Arc::new(primary)))
+    opened_pair(dir, config, labels, PrimaryUse::Offline, |_, primary| {
+        let primary = Arc::new(primary);
+        Ok((primary.clone(), primary))
+    })
 }
 
 /// Opens both disks of the pair `name` for a sync of a primary that may be in use, and the wrap under it.
@@ -138,7 +144,7 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
     let pair = opened_pair(dir, config, labels, PrimaryUse::Live, |config, primary| {
         let now = wrap::find(&Mapper::open()?, config, &primary)?;
         match now.filter(|now| now.disk.number == held && now.raw == wrapped.raw) {
-            Some(_) => Ok(Arc::new(live)),
+            Some(_) => Ok((Arc::new(live), Arc::new(Moment::default()))),
             None => Err(Error::new(Kind::Refused, "opening the primary", "its wrap has just changed")
                 .on(primary.probe.name())
                 .left("nothing was written")
@@ -148,13 +154,31 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
     Ok((pair, Some(wrapped)))
 }
 
+/// A plain file can be written to by whoever has it open, in spite of all locks; only afterwards it can be told.
+impl Held for Primary {
+    fn moment(&self) -> Result<Moment> {
+        let failed = |error: std::io::Error| Error::device("looking at", self.disk.name(), &error);
+        match self.disk.was_written_to().map_err(failed)? {
+            false => Ok(Moment::default()),
+            true => {
+                Err(Error::new(Kind::Refused, "reading the primary", "it was written to while it was read")
+                    .on(self.disk.name())
+                    .next("stop what writes to it, and sync again"))
+            }
+        }
+    }
+}
+
+/// What a sync reads, and what says that it is one moment.
+type Reader = (Arc<dyn ReadDisk>, Arc<dyn Held>);
+
 /// Opens both disks; `reader` says what a sync reads the proven primary through.
 fn opened_pair(
     dir: &Path,
     config: PairConfig,
     labels: bool,
     how: PrimaryUse,
-    reader: impl FnOnce(&PairConfig, Primary) -> Result<Arc<dyn ReadDisk>>,
+    reader: impl FnOnce(&PairConfig, Primary) -> Result<Reader>,
 ) -> Result<OpenPair> {
     let mut pair = discover(&Roots::default(), &config, how)?;
     let contents = contents::read(&pair.dpsr, &pair.dpsr.store.range)?;
@@ -180,7 +204,7 @@ fn opened_pair(
     let primary_probe = pair.primary.probe.clone();
     let told = recorded(&volumes);
     let swaps = contents.as_ref().map(swap::known).unwrap_or_default();
-    let primary = reader(&config, pair.primary)?;
+    let (primary, held) = reader(&config, pair.primary)?;
     let disks = Disks {
         block: config.primary.block,
         swaps: Swap::left_out(primary.as_ref(), &told, &swaps),
@@ -193,7 +217,7 @@ fn opened_pair(
         keep: config.keep,
         pre_images: on_dpsr(&config.live)?,
     };
-    Ok(OpenPair { config, disks, primary_probe, volumes, repartitioned })
+    Ok(OpenPair { config, disks, held, primary_probe, volumes, repartitioned })
 }
 
 /// What is left out for a reserve must be the reserve still. It is looked at before the primary is claimed,

@@ -2,7 +2,6 @@
 //! `dpsr sync`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,7 +14,6 @@ use crate::changes::source::Moving;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::failures::Notes;
-use crate::format::moment::Moment;
 use crate::live::sync_live;
 use crate::open::{OpenPair, now, pair_live, pair_offline};
 use crate::sync::{Report, Request, sync};
@@ -49,8 +47,8 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         moving: moving(&pair, &args.volume)?,
         dry_run: args.dry_run,
         time: now(),
-        // That of a primary nobody uses; a live sync takes its own.
-        moment: Arc::new(Moment::default()),
+        // A live sync takes its own.
+        moment: pair.held.clone(),
     };
     let progress = shown(args.json);
     let outcome = match &wrapped {
@@ -65,9 +63,9 @@ pub(super) fn run(args: &Sync) -> Result<()> {
     if let Some(why) = &report.not_pruned {
         tracing::warn!("{why}, ignoring: the new generation is there, and the next sync tries again");
     }
-    let OpenPair { config, repartitioned, disks, .. } = pair;
+    let OpenPair { config, repartitioned, disks, held, .. } = pair;
     // What follows opens the DPSR disk anew, and claims it.
-    drop((disks, wrapped));
+    drop((disks, held, request, wrapped));
     let booted = (config.boot && !args.dry_run).then(|| refreshed(dir, &config.name)).flatten();
     if args.json {
         let repartitioned = repartitioned.as_deref();

@@ -46,6 +46,22 @@ pub struct Identity {
     pub sequence: Option<u64>,
 }
 
+/// What every write to a plain file changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Self { size: metadata.len(), modified, changed }
+    }
+}
+
 /// A block device or a plain file, read and written directly where that is possible.
 pub struct FileDisk {
     file: File,
@@ -56,6 +72,8 @@ pub struct FileDisk {
     alignment: Bytes,
     block: bool,
     identity: Identity,
+    /// As it was when it was opened.
+    stamp: Stamp,
 }
 
 impl FileDisk {
@@ -97,7 +115,8 @@ impl FileDisk {
             settle_file(&file, size)?;
             (size, Bytes(SECTOR))
         };
-        Ok(Self { file, name, size, whole: size, alignment, block, identity })
+        let stamp = Stamp::of(metadata);
+        Ok(Self { file, name, size, whole: size, alignment, block, identity, stamp })
     }
 
     /// The same disk as if it ended after `size`.
@@ -108,6 +127,12 @@ impl FileDisk {
     /// What the open descriptor leads to.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Whether a plain file has been written to since it was opened; the kernel keeps no such account of a block
+    /// device.
+    pub fn was_written_to(&self) -> io::Result<bool> {
+        Ok(!self.block && Stamp::of(&self.file.metadata()?) != self.stamp)
     }
 
     fn write_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {

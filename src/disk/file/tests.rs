@@ -49,6 +49,25 @@ fn odd_tails_are_written_and_zeroed_in_place() {
 }
 
 #[test]
+fn a_file_tells_that_it_was_written_to_or_cut() {
+    let changes: [fn(&std::fs::File); 3] = [
+        |file| file.write_all_at(b"other", 5000).unwrap(),
+        |file| file.set_len(8192).unwrap(),
+        |file| file.set_modified(std::time::UNIX_EPOCH).unwrap(),
+    ];
+    for change in changes {
+        let file = file(70_144);
+        let disk = FileDisk::open(file.path(), Access::Read).unwrap().first(Bytes(4096));
+        read_exact_at(&disk, Bytes(0), &mut Buffer::new(4096).unwrap()).unwrap();
+        assert!(!disk.was_written_to().unwrap());
+        // The clock of a filesystem ticks some hundred times a second.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        change(file.as_file());
+        assert!(disk.was_written_to().unwrap());
+    }
+}
+
+#[test]
 fn what_lies_behind_the_first_bytes_is_not_there() {
     let file = file(70_144);
     let disk = FileDisk::open(file.path(), Access::Read).unwrap().first(Bytes(12_800));

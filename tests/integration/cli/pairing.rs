@@ -3,7 +3,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use dpsr::changes::Mode;
+use dpsr::changes::source::Moving;
+use dpsr::error::Kind;
+use dpsr::open::pair_offline;
+use dpsr::progress::{Progress, Silent};
+use dpsr::sync::Request;
+use dpsr::units::Bytes;
 use serde_json::Value;
 
 use super::{DISKS, Desk, MIB, command, dialogue, told, words};
@@ -14,6 +22,38 @@ fn edit(desk: &Desk, change: impl FnOnce(String) -> String) {
     let changed = change(text.clone());
     assert_ne!(changed, text, "the edit found nothing to change");
     fs::write(path, changed).unwrap();
+}
+
+/// Writes to the primary once what has changed is being saved, and so after it was read.
+struct Meddling<'a>(&'a Desk);
+
+impl Progress for Meddling<'_> {
+    fn begin(&self, what: &str, _total: Bytes) {
+        if ["saving what will change", "writing what changed"].contains(&what) {
+            std::thread::sleep(Duration::from_millis(20));
+            std::os::unix::fs::FileExt::write_all_at(&self.0.open("primary"), b"late", 0).unwrap();
+        }
+    }
+    fn advance(&self, _bytes: Bytes) {}
+}
+
+/// An image file has no snapshot, and locks stop nobody who does not ask for them.
+#[test]
+fn an_image_file_that_is_written_to_while_it_is_read_gives_no_generation() {
+    let desk = Desk::synced();
+    std::os::unix::fs::FileExt::write_all_at(&desk.open("primary"), &[3; 5000], 3 << 20).unwrap();
+    let sync = |progress: &dyn Progress| {
+        let pair = pair_offline(&desk.path("pairs"), None, false).unwrap();
+        let moment = pair.held.clone();
+        let (mode, moving, time) = (Mode::Digest, Moving::All, 1_800_000_000);
+        let request = Request { mode, no_undo: false, moving, dry_run: false, time, moment };
+        dpsr::sync::sync(&pair.disks, &request, progress)
+    };
+    let error = sync(&Meddling(&desk)).unwrap_err();
+    let told = error.to_string();
+    assert_eq!(error.kind(), Kind::Refused, "{told}");
+    assert!(told.contains("it was written to while it was read; the copy is generation 2, intact"), "{told}");
+    assert_eq!(sync(&Silent).unwrap().generation.0, 3);
 }
 
 /// Only the disk a record speaks of may take its place.
