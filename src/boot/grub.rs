@@ -86,15 +86,15 @@ impl Menu<'_> {
         self.entry_from(self.folder, title, last)
     }
 
-    /// The same with a kernel from another directory; what pairs there are is always said as it is now.
+    /// The same with kernel, initramfs and records from another directory: what reads the records knows those of its time.
     fn entry_from(&self, kernel: &str, title: &str, last: &str) -> String {
         let words = self.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-        let (folder, pair) = (self.folder, self.pair);
+        let pair = self.pair;
         format!(
             "menuentry '{title}' {{\n    echo 'DPSR disk: loading the kernel'\n    \
              linux /{kernel}/vmlinuz {words} {last} dpsr.pair={pair}\n    \
              echo 'DPSR disk: loading the initramfs'\n    \
-             initrd /{kernel}/initrd.img /{folder}/pairs.img\n}}\n"
+             initrd /{kernel}/initrd.img /{kernel}/pairs.img\n}}\n"
         )
     }
 }

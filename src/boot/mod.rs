@@ -219,19 +219,31 @@ fn make_esp(dir: &Path, name: &str) -> Result<bool> {
     fat::make(store.dpsr.as_ref(), store.dpsr.probe.block, &esp).map(|_| true)
 }
 
-/// Everything on the ESP: the set, then the loaders, then the menu, then what the menu named before goes.
+/// Everything on the ESP; where there is no room for all of it, without the kernels of older generations.
 fn fill(dir: &Path, name: &str) -> Result<Updated> {
+    match filled(dir, name, true) {
+        Err(error) if error.kind() == Kind::NoRoom => filled(dir, name, false),
+        outcome => outcome,
+    }
+}
+
+/// The set, then the loaders, then the menu, then what the menu named before goes.
+fn filled(dir: &Path, name: &str, older: bool) -> Result<Updated> {
     let store = open::store(dir, Some(name))?;
     let esp = Esp::mount(&store, Access::Write)?.ok_or_else(not_installed)?;
     let wanted = set::Wanted::of(root(), &preferred_kernel(), dir)?;
     let mut updated = Updated { kernel: wanted.kernel.version.clone(), ..Updated::default() };
     let kernels = kernels_of(&store, esp.path(), &wanted.kernel.version);
-    let sets = kernels.sets(esp.path(), &wanted.kernel.version);
+    let mut sets = kernels.sets(esp.path(), &wanted.kernel.version);
+    if !older {
+        give_up(esp.path(), &wanted.name, &mut sets, 0)?;
+    }
     if !wanted.is_on(esp.path()) {
-        // Sets that the menu does not name go first, for their room.
-        let named: Vec<_> = set::named(esp.path()).into_iter().chain(sets.iter().cloned()).collect();
-        sdboot::remove_unnamed(esp.path(), &named)?;
-        updated.initramfs = Some(wanted.make(root(), &esp, &sets)?);
+        // What the menu does not name goes first, for its room.
+        sdboot::remove_unnamed(esp.path(), &named_and(esp.path(), &sets))?;
+        let kept = wanted.beside(root(), &esp, &sets)?;
+        give_up(esp.path(), &wanted.name, &mut sets, kept)?;
+        updated.initramfs = Some(wanted.make(root(), &esp)?);
     }
     let mut settle = |path: &str, content: &[u8]| -> Result<()> {
         if place::settle(esp.path(), path, content)? {
@@ -275,6 +287,26 @@ fn fill(dir: &Path, name: &str) -> Result<Updated> {
     Ok(updated)
 }
 
+/// The set from which the menu starts the newest generation, and these.
+fn named_and(top: &Path, sets: &[String]) -> Vec<String> {
+    set::named(top).into_iter().chain(sets.iter().cloned()).collect()
+}
+
+/// Leaves the first `kept` of the sets of older kernels; the generations that started from the others start from the
+/// newest's before those go.
+fn give_up(top: &Path, wanted: &str, sets: &mut Vec<String>, kept: usize) -> Result<()> {
+    let gone = sets.split_off(kept.min(sets.len()));
+    let Some(named) = set::named(top).filter(|_| !gone.is_empty()) else { return Ok(()) };
+    let menu = fs::read_to_string(top.join(grub::MENU)).unwrap_or_default();
+    let others = gone.iter().filter(|set| **set != named);
+    let without = others.fold(menu, |menu, set| {
+        menu.replace(&format!("/{}/", set::folder(set)), &format!("/{}/", set::folder(&named)))
+    });
+    place::settle(top, grub::MENU, without.as_bytes())?;
+    sdboot::remove_unnamed(top, &named_and(top, sets))?;
+    set::remove_others(top, wanted, sets)
+}
+
 /// With which kernel each generation was made, as far as that is known: the newest just now with that of the running
 /// system, unless that is one of its own, which goes on from an older one.
 fn kernels_of(store: &OpenStore, top: &Path, kernel: &str) -> Kernels {
@@ -300,14 +332,17 @@ impl Shown {
         let older = store.contents.index.generations.iter().rev();
         let kernels = kernels_of(store, top, &wanted.kernel.version);
         let sets = kernels.sets(top, &wanted.kernel.version);
+        let folder = |generation| kernels.set_of(generation, top, &sets).map(|set| set::folder(&set));
+        // A system that goes on from the copy may have another kernel than it began with.
+        let newest = current.filter(|_| !failover::is_under_way()).and_then(folder);
         let older = older.filter(|one| Some(one.generation) < current).map(|one| Older {
             generation: one.generation,
             time: one.time,
-            folder: kernels.set_of(one.generation, top, &sets).map(|set| set::folder(&set)),
+            folder: Some(folder(one.generation).unwrap_or_else(|| wanted.folder())),
         });
         Ok(Self {
             pair: store.config.name.clone(),
-            folder: wanted.folder(),
+            folder: newest.unwrap_or_else(|| wanted.folder()),
             words: line::cleaned(&line),
             complete: current.is_some(),
             older: older.collect(),
@@ -399,4 +434,49 @@ fn command_line() -> Result<String> {
 fn not_installed() -> Error {
     Error::new(Kind::NotFound, "looking for what the DPSR disk boots", "nothing was installed on its ESP yet")
         .next("run 'dpsr boot install'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Generation;
+
+    #[test]
+    fn no_entry_names_a_kernel_that_was_given_up() {
+        let top = tempfile::tempdir().unwrap();
+        let older = |number: u64, set: &str| Older {
+            generation: Generation(number),
+            time: 0,
+            folder: Some(set::folder(set)),
+        };
+        let older = [older(2, "bbbb"), older(1, "cccc")];
+        let menu = grub::menu(&grub::Menu {
+            pair: "main",
+            folder: "dpsr/aaaa",
+            words: &[],
+            complete: true,
+            older: &older,
+            serial: None,
+        });
+        place::settle(top.path(), grub::MENU, menu.as_bytes()).unwrap();
+        for set in ["aaaa", "bbbb", "cccc"] {
+            place::settle(top.path(), &format!("dpsr/{set}/about.txt"), b"kernel=6.1\n").unwrap();
+        }
+        let there = |set: &str| top.path().join(set::folder(set)).exists();
+        let named = |set: &str| {
+            let menu = fs::read_to_string(top.path().join(grub::MENU)).unwrap();
+            menu.matches(&format!("linux /dpsr/{set}/")).count()
+        };
+        let all = || vec!["bbbb".to_owned(), "cccc".to_owned()];
+        give_up(top.path(), "dddd", &mut all(), 2).unwrap();
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [3, 1, 1]);
+        let mut sets = all();
+        give_up(top.path(), "dddd", &mut sets, 1).unwrap();
+        assert_eq!(sets, ["bbbb"]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [4, 1, 0]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(there), [true, true, false]);
+        give_up(top.path(), "dddd", &mut sets, 0).unwrap();
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [5, 0, 0]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(there), [true, false, false]);
+    }
 }

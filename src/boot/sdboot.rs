@@ -92,7 +92,7 @@ pub fn entries(menu: &Menu<'_>) -> Vec<(String, String)> {
     all
 }
 
-/// One entry, with a kernel from the directory `kernel`; what pairs there are is always said as it is now.
+/// One entry, with kernel, initramfs and records from the directory `kernel`: what reads the records knows those of its time.
 fn entry(
     menu: &Menu<'_>,
     kernel: &str,
@@ -102,10 +102,10 @@ fn entry(
     last: &str,
 ) -> (String, String) {
     let words = menu.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-    let (folder, pair) = (menu.folder, menu.pair);
+    let pair = menu.pair;
     let text = format!(
         "# Made by dpsr, and made anew by 'dpsr boot update'.\ntitle {title}\n{sorted}\nlinux /{kernel}/vmlinuz\n\
-         initrd /{kernel}/initrd.img\ninitrd /{folder}/pairs.img\noptions {words} {last} dpsr.pair={pair}\n"
+         initrd /{kernel}/initrd.img\ninitrd /{kernel}/pairs.img\noptions {words} {last} dpsr.pair={pair}\n"
     );
     let hash = blake3::hash(text.as_bytes()).to_hex();
     (format!("{ENTRIES}/dpsr-{kind}-{}.conf", &hash[..8]), text)

@@ -28,6 +28,8 @@ const MODULE: &str = "usr/lib/dracut/modules.d/55dpsr";
 const DRACUT: Duration = Duration::from_secs(900);
 /// What an initramfs is taken for before one was made.
 const GUESS: Bytes = Bytes(256 * MIB);
+/// What is left free for what is exchanged beside it: loaders are written beside the old ones.
+const MARGIN: Bytes = Bytes(32 * MIB);
 
 /// What a set has to be made of.
 pub struct Wanted {
@@ -66,19 +68,31 @@ impl Wanted {
         is_complete(top, &self.name)
     }
 
-    /// Makes it. What is left of an earlier try goes first, for its room; where that does not do, so do those of the sets
-    /// `older` that the menu can do without, the last ones first.
-    pub fn make(&self, root: &Path, esp: &Esp, older: &[String]) -> Result<Made> {
+    /// Takes away what is left of an earlier try, and says how many of the sets `older`, from the first on, there is room
+    /// for beside this one.
+    ///
+    /// # Errors
+    /// `NoRoom` where none of them would still be too much.
+    pub fn beside(&self, root: &Path, esp: &Esp, older: &[String]) -> Result<usize> {
         let top = esp.path();
         place::remove(top, &self.folder())?;
+        remove_others(top, &self.name, older)?;
+        let free = esp.free()?;
+        let needed = self.needed(top, self.kernel.own_initramfs(root).as_deref());
+        // The one from which the menu starts the newest generation stays whatever comes.
+        let named = named(top);
+        let size = |set: &String| if Some(set) == named.as_ref() { Bytes::ZERO } else { size_of(top, set) };
+        let sizes: Vec<Bytes> = older.iter().map(size).collect();
+        (0..=older.len())
+            .rev()
+            .find(|kept| needed <= free + sizes[*kept..].iter().copied().sum::<Bytes>())
+            .ok_or_else(|| no_room(needed, free))
+    }
+
+    /// Makes it, where [`beside`](Self::beside) has found room.
+    pub fn make(&self, root: &Path, esp: &Esp) -> Result<Made> {
+        let top = esp.path();
         let own = self.kernel.own_initramfs(root);
-        let mut kept = older;
-        remove_others(top, &self.name, kept)?;
-        while let Err(error) = self.check_room(esp, own.as_deref()) {
-            let Some((_, younger)) = kept.split_last() else { return Err(error) };
-            kept = younger;
-            remove_others(top, &self.name, kept)?;
-        }
         let folder = top.join(self.folder());
         let failed =
             |error: std::io::Error| Error::device("making a directory on the ESP", self.folder(), &error);
@@ -87,7 +101,11 @@ impl Wanted {
         let initramfs = folder.join(FILES[1]);
         let made = match &own {
             Some(own) => place::copy(own, &initramfs).map(|()| Made::Copied)?,
-            None => dracut(&self.kernel.version, &initramfs).map(|()| Made::Built)?,
+            None => dracut(&self.kernel.version, &initramfs).map(|()| Made::Built).or_else(|error| {
+                let free = esp.free()?;
+                // It took more than was guessed.
+                if free < MARGIN { Err(no_room(GUESS, free)) } else { Err(error) }
+            })?,
         };
         let in_set = |file: &str| format!("{}/{file}", self.folder());
         place::settle(top, &in_set(FILES[2]), &self.records)?;
@@ -101,20 +119,27 @@ impl Wanted {
         Ok(made)
     }
 
-    /// Refuses before anything is written, where the ESP is too small.
-    fn check_room(&self, esp: &Esp, own: Option<&Path>) -> Result<()> {
+    /// The room that it takes, with some for loaders that are exchanged. One that dracut will make is taken for a quarter
+    /// larger than the largest there is.
+    fn needed(&self, top: &Path, own: Option<&Path>) -> Bytes {
         let size = |file: &Path| fs::metadata(file).map_or(GUESS, |meta| Bytes(meta.len()));
-        let initramfs = own.map_or(GUESS, size);
-        let needed = size(&self.kernel.image) + initramfs + Bytes(self.records.len() as u64 + MIB);
-        let free = esp.free()?;
-        if needed <= free {
-            return Ok(());
-        }
-        let why = format!("kernel and initramfs need {needed}, and {free} are free");
-        Err(Error::new(Kind::NoRoom, "filling the ESP of the DPSR disk", why)
-            .left("it boots what it booted before")
-            .next("remove from it what is not dpsr's"))
+        let largest = all(top).iter().map(|set| size_of(top, set)).max().unwrap_or(Bytes::ZERO);
+        let initramfs = own.map_or_else(|| GUESS.max(Bytes(largest.0 / 4 * 5)), size);
+        size(&self.kernel.image) + initramfs + Bytes(self.records.len() as u64) + MARGIN
     }
+}
+
+fn no_room(needed: Bytes, free: Bytes) -> Error {
+    let why = format!("kernel and initramfs need {needed}, and {free} are free");
+    Error::new(Kind::NoRoom, "filling the ESP of the DPSR disk", why)
+        .left("it boots what it booted before")
+        .next("remove from it what is not dpsr's")
+}
+
+/// The bytes that the files of a set take.
+fn size_of(top: &Path, set: &str) -> Bytes {
+    let size = |file: &&str| fs::metadata(top.join(folder(set)).join(file)).map_or(0, |meta| meta.len());
+    Bytes(FILES.iter().map(size).sum())
 }
 
 /// Where an initramfs came from.
