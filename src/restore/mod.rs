@@ -221,7 +221,7 @@ impl Planned {
     /// Does what the plan says. The target is overwritten only with what is vouched for; an export gives the rest.
     pub fn act(self, store: &OpenStore, progress: &dyn Progress) -> Result<Exported> {
         let view = View::of(&store.contents, self.options.generation)?;
-        if !adds_up(store, &view).map_err(|error| error.left("nothing was written"))? {
+        if !adds_up(store, &view) {
             return Err(self.not_vouched_for(store));
         }
         let taker = Taker { doing: RESTORING, verb: "restore" };
