@@ -148,9 +148,8 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     no_store(&probe, &disk)?;
     let home = Target::home(&store.contents);
     // By its table, too: after a way back to another disk no record names it any more.
-    let old_primary = stays.is_some()
-        || is_called_like_it(&roots, config, home.as_ref(), &options.to)
-        || config.primary.has_telling_table() && has_its_table(&options.to, config);
+    let named = stays.is_some() || is_called_like_it(&roots, config, home.as_ref(), &options.to);
+    let old_primary = named || config.primary.has_telling_table() && has_its_table(&options.to, config);
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
     if old_primary && !options.discard_primary {
         let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
@@ -161,7 +160,10 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
         let why = format!(
             "it is the old primary, and may hold what was written to it after the copy was made{when}{cut}"
         );
-        let look = "look at it first ('dpsr salvage DISK DIR --volume V'), then say --discard-primary";
+        let look = match named {
+            true => "look at it first ('dpsr salvage DISK DIR --volume V'), then say --discard-primary",
+            false => "look at it first, on another machine, then say --discard-primary",
+        };
         return Err(refuse(&probe, why).next(look));
     }
     if old_primary {
