@@ -60,7 +60,8 @@ pub fn plan(store: &Store, need: Need, limit: Option<Bytes>) -> Result<Plan> {
         candidates: older.iter().filter(|record| !record.pinned).map(|record| record.generation).collect(),
     };
     let undo = Bytes(search.kept() * geometry.extent.0);
-    if let Some(limit) = limit.filter(|_| search.kept() > search.limit) {
+    // A limit that holds nothing means that nothing is to be kept.
+    if let Some(limit) = limit.filter(|_| search.limit > 0 && search.kept() > search.limit) {
         return Err(search.beyond(undo, limit));
     }
     let unmerged = older.iter().take_while(|record| !record.pinned).count();
