@@ -19,8 +19,11 @@ use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::units::SECTOR;
 use crate::wrap;
 
-/// A disk may take as long to say what is on it.
+/// A disk of another size than the primary's may take as long to say what is on it.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same for one of its size, which may be waking up.
+const LONGER: Duration = Duration::from_secs(20);
 
 /// Rules that outlive the initramfs, until the next boot.
 const RULES: &str = "/run/udev/rules.d";
@@ -69,25 +72,28 @@ pub fn event(dir: &Path) -> Option<&'static str> {
     let pairs: Vec<_> =
         config::list(dir).ok()?.iter().filter_map(|name| config::load(dir, name).ok()).collect();
     let named = failover::pair().or_else(|| CmdLine::of_kernel().pair);
-    let hides = |pair: &PairConfig| is_hidden(&roots, pair, sectors, &disk.path());
+    // Of two disks of one size the one that does not answer may be the primary.
+    let hides = |pair: &PairConfig| is_hidden(&roots, pair, sectors, &disk.path()).unwrap_or(true);
     hidden_with(&pairs, named.as_deref()).any(hides).then_some(NOBODYS)
 }
 
 /// One that only says it is the primary is hidden, too, and one that has only its table: that may be the first primary, or
 /// one that took its place. The latter may be larger, and the record that is at hand need not know it: then the table
 /// alone decides, where that tells disks apart. A member of an array is larger than that, and begins as it does.
-fn is_hidden(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> bool {
+/// `None` where a disk of the primary's size does not answer.
+fn is_hidden(roots: &Roots, pair: &PairConfig, sectors: u64, path: &Path) -> Option<bool> {
     let record = &pair.primary;
     let (roots, path, pair) = (roots.clone(), path.to_owned(), pair.clone());
     if [record.size, record.whole()].iter().any(|size| size.0 / SECTOR == sectors) {
         let hides = move || is_primary(&roots, &pair, &path).unwrap_or(true) || has_its_table(&path, &pair);
-        return in_time(PATIENCE, hides) != Some(false);
+        return in_time(LONGER, hides);
     }
     let larger = sectors > record.size.0 / SECTOR && named_array(record.wwn.as_deref()).is_none();
     // Whoever does not answer has been in nobody's way so far.
-    larger
+    let hides = larger
         && record.has_telling_table()
-        && in_time(PATIENCE, move || has_its_table(&path, &pair)) == Some(true)
+        && in_time(PATIENCE, move || has_its_table(&path, &pair)) == Some(true);
+    Some(hides)
 }
 
 /// What still uses a disk that was to be hidden, if anything does: then it is too late for it to be nobody's.
@@ -102,7 +108,7 @@ pub(super) fn hidden(roots: &Roots, config: &PairConfig) -> Vec<BlockNode> {
     let mut disks = roots.all();
     disks.retain(|node| {
         let sectors = node.attr("size").and_then(|size| size.parse().ok());
-        let hides = |sectors| is_hidden(roots, config, sectors, &node.path());
+        let hides = |sectors| is_hidden(roots, config, sectors, &node.path()) == Some(true);
         node.partition().is_none() && !node.is_ours() && sectors.is_some_and(hides)
     });
     disks
