@@ -134,13 +134,12 @@ fn held(member: &BlockNode, holder: &BlockNode) -> Use {
     Use::Held { device: member.label(), by: holder.label(), ours: holder.is_ours() }
 }
 
-/// The use of a member that lies behind a loop device: the kernel names no holder for it. That for pre-images is
-/// dpsr's own.
+/// The use of a member that lies behind a loop device: the kernel names no holder for it. dpsr's own go with what they were
+/// made for, a moment later, or with the clean-up after a run that was killed.
 fn looped(roots: &Roots, members: &[BlockNode], node: &BlockNode) -> Option<Use> {
     let (number, ours) = backing_device(roots, node)?;
-    let member = members.iter().find(|member| member.number == number)?;
-    let held = Use::Held { device: member.label(), by: node.label(), ours };
-    Some(if ours { held } else { Use::Loop { device: node.label() } })
+    let behind = members.iter().any(|member| member.number == number);
+    (behind && !ours).then(|| Use::Loop { device: node.label() })
 }
 
 /// The block device behind a loop device, and whether dpsr has put the loop device there.
