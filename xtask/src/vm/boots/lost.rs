@@ -43,8 +43,9 @@ fn cut_in_a_sync(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
+    // Once the record says that the DPSR disk boots: only then the primary's initramfs starts a copy.
+    record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     // Room in which the third generation differs everywhere.
     machine.guest()?.ok(&format!("head -c {CHANGED}M /dev/urandom >/root/large; sync"))?;
