@@ -129,23 +129,8 @@ pub fn chosen<'a>(
                 }
             }
             choice => {
-                if choice == Choice::Primary && !seen.all {
-                    let text =
-                        "the primary is started without a DPSR disk, which is not there, or cannot be read";
-                    say(Level::Warning, text);
-                }
-                if choice == Choice::Primary
-                    && let Presence::Twice(why) = &seen.primary
-                {
-                    say(
-                        Level::Warning,
-                        &format!("{why}: none of them is wrapped, and any of them may be started"),
-                    );
-                }
-                if choice == Choice::Primary
-                    && let Some(home) = watch.home
-                {
-                    tell_outdated(config, &home);
+                if choice == Choice::Primary {
+                    tell_primary(config, &seen, watch.home.as_ref());
                 }
                 return (config, choice);
             }
@@ -218,6 +203,22 @@ impl Watch {
                 &format!("systems have run from the copies of {all}: that of {first} goes on"),
             );
         }
+    }
+}
+
+/// What is not as it should be with a primary that is started.
+fn tell_primary(config: &PairConfig, seen: &Seen, home: Option<&Target>) {
+    if !seen.all {
+        say(
+            Level::Warning,
+            "the primary is started without a DPSR disk, which is not there, or cannot be read",
+        );
+    }
+    if let Presence::Twice(why) = &seen.primary {
+        say(Level::Warning, &format!("{why}: none of them is wrapped, and any of them may be started"));
+    }
+    if let Some(home) = home {
+        tell_outdated(config, home);
     }
 }
 

@@ -37,15 +37,20 @@ pub(super) fn lost_in_other_ways(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// Two generations; the power fails while the third is written.
-fn cut_in_a_sync(rig: &Rig) -> Result<()> {
+/// A wrapped primary whose own initramfs knows that the DPSR disk boots: only then it starts a copy, or waits for one.
+fn wrapped(rig: &Rig) -> Result<Machine> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
-    // Once the record says that the DPSR disk boots: only then the primary's initramfs starts a copy.
     record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
+    Ok(machine)
+}
+
+/// Two generations; the power fails while the third is written.
+fn cut_in_a_sync(rig: &Rig) -> Result<()> {
+    let mut machine = wrapped(rig)?;
     // Room in which the third generation differs everywhere.
     machine.guest()?.ok(&format!("head -c {CHANGED}M /dev/urandom >/root/large; sync"))?;
     two_generations(&mut machine)?;
@@ -145,16 +150,10 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
 
 /// It is the DPSR disk that answers with errors: the primary starts.
 pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
-    let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    // Once the record says that the DPSR disk boots: only then it is waited for.
-    record_in_initramfs(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    let mut machine = wrapped(rig)?;
     two_generations(&mut machine)?;
     machine.shut_down()?;
-    let mut machine = rig.machine(Start::Uefi, &both)?;
+    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
     let took = machine.boot_with(faults::fail, DPSR, KERNEL)?;
     say(format_args!("the primary, the DPSR disk failing: {:.1} s", took.as_secs_f64()));
     marked(&mut machine, "third")?;
