@@ -21,9 +21,10 @@ pub(super) fn run(args: &Scrub) -> Result<()> {
     let (report, name) = match &args.store.dpsr {
         Some(path) => {
             let dpsr = open_unrecorded(&roots, path, Mode::Shared)?;
-            let (partition, name) = (dpsr.store.range.clone(), dpsr.name().to_owned());
+            let (partition, block, name) =
+                (dpsr.store.range.clone(), dpsr.store.block, dpsr.name().to_owned());
             let disk: Arc<dyn ReadDisk> = Arc::new(dpsr);
-            (check(&disk, &partition, shown(args.json).as_ref())?, name)
+            (check(&disk, &partition, Some(block), shown(args.json).as_ref())?, name)
         }
         None => recorded(args, &roots)?,
     };
@@ -49,10 +50,10 @@ fn recorded(args: &Scrub, roots: &Roots) -> Result<(Report, String)> {
     let common = &args.store.common;
     let config = config::choose(&common.config_dir, common.pair.as_deref())?;
     let dpsr = open_store_only(roots, &config, Mode::Exclusive)?;
-    let partition = dpsr.store.range.clone();
+    let (partition, table) = (dpsr.store.range.clone(), Some(dpsr.store.block));
     let disk: Arc<dyn WriteDisk> = Arc::new(dpsr);
     let primary = if args.repair { primary(&config) } else { None };
-    let request = Request { repair: args.repair, primary, time: now() };
+    let request = Request { repair: args.repair, primary, table, time: now() };
     let report = scrub(&disk, &partition, owner(), &request, shown(args.json).as_ref())?;
     Ok((report, disk.name().to_owned()))
 }

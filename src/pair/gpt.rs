@@ -49,6 +49,17 @@ pub(super) fn reach(disk: &dyn ReadDisk, block: Bytes) -> Option<Bytes> {
     Some(Bytes(last.saturating_add(1).saturating_mul(block.0)))
 }
 
+/// The copy whose header is at `at`.
+pub(super) fn copy(
+    disk: &dyn ReadDisk,
+    block: Bytes,
+    at: Bytes,
+) -> Result<(GPTHeader, Vec<GPTPartitionEntry>), String> {
+    let header = header_at(disk, block, at)?;
+    let entries = entries_of(disk, block, &header)?;
+    Ok((header, entries))
+}
+
 /// One copy, and where its header says the other copy is.
 fn copy_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> (Result<Found, String>, Option<Bytes>) {
     let header = match header_at(disk, block, at) {

@@ -11,6 +11,7 @@ pub mod attached;
 pub mod blocks;
 pub mod chain;
 pub mod content;
+pub mod copies;
 pub mod empty;
 mod forward;
 mod gpt;

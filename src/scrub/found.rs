@@ -13,6 +13,8 @@ use crate::units::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
+    /// A copy of the disk's partition table.
+    PartitionTable,
     /// A copy of the superblock.
     Superblock,
     /// A block of one copy of the index.
@@ -42,7 +44,10 @@ pub enum What {
 impl What {
     /// Whether it is part of one generation's undo store or digests.
     pub fn is_of_generation(self) -> bool {
-        !matches!(self, Self::Superblock | Self::IndexBlock | Self::DigestPage | Self::Image)
+        !matches!(
+            self,
+            Self::PartitionTable | Self::Superblock | Self::IndexBlock | Self::DigestPage | Self::Image
+        )
     }
 
     /// Whether there is only one of it, so that its number says nothing.
@@ -54,6 +59,7 @@ impl What {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::PartitionTable => "partition table copy",
             Self::Superblock => "superblock copy",
             Self::IndexBlock => "index block",
             Self::DigestPage => "digest page",
@@ -138,6 +144,7 @@ impl Found {
         let repair = "'dpsr scrub --repair'";
         Some(match (self.what, self.attempt) {
             (_, Attempt::Failed) => "it still reads back wrong after a repair: replace the disk".into(),
+            (What::PartitionTable, _) => format!("{repair} rewrites it from the other copy"),
             (What::Superblock | What::IndexBlock, _) => format!("{repair} rewrites it from a good copy"),
             (What::DigestPage, _) => format!("{repair} rebuilds it from the image"),
             (What::UndoHeader | What::UndoEnd, _) => format!("{repair} rewrites it"),

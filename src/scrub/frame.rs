@@ -1,16 +1,46 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What exists more than once: the copies of the superblock and of the index.
+//! What exists more than once: the copies of the partition table, of the superblock and of the index.
 
 use super::found::{Found, UNREADABLE, What};
-use crate::disk::ReadDisk;
 use crate::disk::whole::{read_exact_at, write_all_at};
-use crate::error::Result;
+use crate::disk::{ReadDisk, WriteDisk};
+use crate::error::{Kind, Result};
 use crate::format::Parsed;
 use crate::format::index::Index;
 use crate::format::superblock::{self, Superblock};
+use crate::pair::copies::{self, Copy};
 use crate::store::contents::{self, buffer};
 use crate::store::{Contents, Store};
 use crate::units::{Bytes, PAGE};
+
+/// Copies of the partition table that are damaged, on a disk with logical blocks of `block` bytes.
+pub(super) fn tables(disk: &dyn ReadDisk, block: Option<Bytes>) -> Vec<Found> {
+    let damaged = block.map(|block| copies::damaged(disk, block)).unwrap_or_default();
+    let found = |(copy, why)| Found::new(What::PartitionTable, copy as u64, copy as u64, why);
+    damaged.into_iter().map(found).collect()
+}
+
+/// Writes those in `found` again, and looks whether they are in order then.
+pub(super) fn rewrite_tables(disk: &dyn WriteDisk, block: Option<Bytes>, found: &mut [Found]) -> Result<()> {
+    let Some(block) = block else { return Ok(()) };
+    let mut tables: Vec<_> = found.iter_mut().filter(|one| one.what == What::PartitionTable).collect();
+    if let [one] = &mut tables[..] {
+        let copy = if one.owner == 0 { Copy::First } else { Copy::Last };
+        match copies::rewrite(disk, block, copy) {
+            // Everything else can be repaired all the same.
+            Err(error) if error.kind() == Kind::Damaged => {
+                tracing::warn!("{error}, ignoring: it stays as it is");
+                return Ok(());
+            }
+            rewritten => rewritten?,
+        }
+        match copies::damaged(disk, block)[..] {
+            [] => one.repaired = true,
+            _ => one.failed(),
+        }
+    }
+    Ok(())
+}
 
 /// Superblock copies that are not the winner.
 pub(super) fn superblocks(disk: &dyn ReadDisk, contents: &Contents) -> Result<Vec<Found>> {

@@ -42,12 +42,20 @@ pub struct Request {
     pub repair: bool,
     /// The primary, or a snapshot of it: the source of chunks that rotted.
     pub primary: Option<Arc<dyn ReadDisk>>,
+    /// The size of the disk's logical blocks, where it has a partition table.
+    pub table: Option<Bytes>,
     /// Seconds since 1970, UTC: recorded as the time of the scrub.
     pub time: u64,
 }
 
-/// Checks the store in `partition` of `disk` without writing anything.
-pub fn check(disk: &Arc<dyn ReadDisk>, partition: &Range<Bytes>, progress: &dyn Progress) -> Result<Report> {
+/// Checks the store in `partition` of `disk` without writing anything; and its partition table, where it has one and
+/// `table` is the size of its logical blocks.
+pub fn check(
+    disk: &Arc<dyn ReadDisk>,
+    partition: &Range<Bytes>,
+    table: Option<Bytes>,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let started = Instant::now();
     let contents = contents::read(disk.as_ref(), partition)?
         .ok_or_else(|| Error::new(Kind::Refused, "scrubbing", "it holds no DPSR store").on(disk.name()))?;
@@ -59,7 +67,8 @@ pub fn check(disk: &Arc<dyn ReadDisk>, partition: &Range<Bytes>, progress: &dyn 
             .left("nothing was written")
             .next("scrub it writable, or sync"));
     }
-    let mut run = Run { contents: &contents, found: frame::superblocks(disk.as_ref(), &contents)?, started };
+    let found = [frame::tables(disk.as_ref(), table), frame::superblocks(disk.as_ref(), &contents)?].concat();
+    let mut run = Run { contents: &contents, found, started };
     let (survey, read) = run.survey(disk, Depth::Data, progress)?;
     run.found.extend(&survey.found);
     Ok(run.report(survey.generations, read, None))
@@ -84,7 +93,8 @@ pub fn scrub(
     let rolled_back = recover::recover(&mut store)?;
     let disk: Arc<dyn ReadDisk> = disk.clone();
     let contents = store.contents.clone();
-    let mut run = Run { contents: &contents, found: superblocks, started };
+    let found = [frame::tables(disk.as_ref(), request.table), superblocks].concat();
+    let mut run = Run { contents: &contents, found, started };
     let (mut survey, read) = run.survey(&disk, Depth::Data, progress)?;
     if request.repair && !(survey.found.is_empty() && run.found.iter().all(|one| one.repaired)) {
         run.repair(&store, request, &mut survey, &disk)?;
@@ -134,7 +144,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let key = DigestKey::new(self.contents.index.secret);
         self.found.append(&mut survey.found);
-        repair::repair(store, &key, request.primary.as_ref(), &mut self.found, &survey.unknown)?;
+        repair::repair(
+            store,
+            &key,
+            (request.primary.as_ref(), request.table),
+            &mut self.found,
+            &survey.unknown,
+        )?;
         if self.found.iter().any(|one| one.what == What::DigestPage && one.repaired) {
             // Sums that could not be told while pages were damaged can be told now.
             let (after, _) = self.survey(disk, Depth::Digests, &Silent)?;

@@ -24,15 +24,17 @@ use crate::store::Store;
 use crate::store::contents::buffer;
 use crate::units::{Bytes, CHUNK, Chunk, PAGE};
 
-/// Repairs what can be repaired of `found`; `unknown` are digests of chunks whose page is bad.
+/// Repairs what can be repaired of `found`, from the primary, and by the size of the logical blocks where there is a
+/// partition table; `unknown` are digests of chunks whose page is bad.
 pub(super) fn repair(
     store: &Store,
     key: &DigestKey,
-    primary: Option<&Arc<dyn ReadDisk>>,
+    (primary, table): (Option<&Arc<dyn ReadDisk>>, Option<Bytes>),
     found: &mut [Found],
     unknown: &BTreeMap<u64, Digest>,
 ) -> Result<()> {
     store.prove()?;
+    frame::rewrite_tables(store.disk.as_ref(), table, found)?;
     frame::rewrite_index(store, found)?;
     history::rewrite_frames(store, found)?;
     rebuild_pages(store, found, unknown)?;

@@ -111,7 +111,8 @@ fn begin(one: &Found) -> Damage {
     Damage {
         what: one.what,
         generation: one.what.is_of_generation().then_some(Generation(one.owner)),
-        copy: matches!(one.what, What::Superblock | What::IndexBlock).then_some(one.owner as u32),
+        copy: matches!(one.what, What::PartitionTable | What::Superblock | What::IndexBlock)
+            .then_some(one.owner as u32),
         first: one.number,
         count: 1,
         bytes: None,

@@ -185,7 +185,7 @@ fn nothing_else_touches_a_live_store() {
     refused(stage.world.drop(&[1]).unwrap_err());
     refused(stage.world.read(1).unwrap_err());
     let disk: Arc<dyn ReadDisk> = stage.world.disks.dpsr.clone();
-    refused(dpsr::scrub::check(&disk, &stage.world.disks.partition, &Silent).unwrap_err());
+    refused(dpsr::scrub::check(&disk, &stage.world.disks.partition, None, &Silent).unwrap_err());
     let no_undo = dpsr::sync::Request { no_undo: true, ..stage.world.request(Mode::Full) };
     refused(sync(&stage.world.disks, &no_undo, &Silent).unwrap_err());
     assert!(bytes_of(&stage.world.disks.dpsr) == before, "something was written");

@@ -65,12 +65,12 @@ fn contents(world: &World) -> Contents {
 
 fn checked(world: &World) -> Report {
     let disk: Arc<dyn ReadDisk> = world.disks.dpsr.clone();
-    check(&disk, &world.disks.partition, &Silent).unwrap()
+    check(&disk, &world.disks.partition, None, &Silent).unwrap()
 }
 
 fn scrubbed(world: &World, repair: bool) -> Report {
     let primary: Option<Arc<dyn ReadDisk>> = repair.then(|| world.disks.primary.clone());
-    let request = Request { repair, primary, time: 5000 };
+    let request = Request { repair, primary, table: None, time: 5000 };
     scrub(&world.disks.dpsr, &world.disks.partition, Owner::default(), &request, &Silent).unwrap()
 }
 
@@ -419,7 +419,7 @@ fn an_interrupted_sync_is_not_checked_before_it_is_rolled_back() {
     let before = store.contents.superblock.index;
     store.mark(State::Updating { from, to, nonce, before }).unwrap();
     let disk: Arc<dyn ReadDisk> = disks.dpsr.clone();
-    let error = check(&disk, &disks.partition, &Silent).unwrap_err();
+    let error = check(&disk, &disks.partition, None, &Silent).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     let report = scrubbed(&world, false);
     assert_eq!((report.rolled_back, report.found), (Some(from), 0), "{report}");
@@ -436,7 +436,8 @@ fn a_disk_that_goes_away_during_a_repair_loses_nothing() {
         damaged.iter().for_each(|unit| unit.flip(&world, 8));
         let faults = Faults::new(round * 7, Fault::Gone, true);
         let faulty: Arc<dyn WriteDisk> = Arc::new(Faulty::new(dpsr.clone(), faults.clone()));
-        let request = Request { repair: true, primary: Some(world.disks.primary.clone()), time: 5000 };
+        let request =
+            Request { repair: true, primary: Some(world.disks.primary.clone()), table: None, time: 5000 };
         let outcome = scrub(&faulty, &world.disks.partition, Owner::default(), &request, &Silent);
         assert_eq!(outcome.is_err(), faults.struck());
         assert_eq!(scrubbed(&world, true).left, 0);

@@ -21,6 +21,7 @@ mod left_out;
 mod loops;
 mod mbr;
 mod mounted;
+mod own_table;
 mod repartition;
 mod reserve;
 mod sizes;
