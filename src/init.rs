@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::boot::{self, Finding};
 use crate::config::{self, DpsrRecord, FailoverConfig, LiveConfig, PairConfig, PrimaryRecord};
-use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
+use crate::disk::{ReadDisk, WriteDisk};
 use crate::error::{Error, Kind, Result};
 use crate::keep::Rules;
 use crate::open::{owner, recorded};
@@ -29,6 +29,7 @@ use crate::pair::target::{Taker, claim};
 use crate::pair::volumes::Volumes;
 use crate::pair::wipe::wipe_signatures;
 use crate::reserve::{NewReserve, Reserve};
+use crate::store::Store;
 use crate::store::create::{Template, create, sizes};
 use crate::units::{Bytes, MIB};
 
@@ -261,14 +262,6 @@ impl Planned {
         }
         let record = self.record(pair, guids.disk, guids.store, reserve);
         let draft = config::Draft::write(dir, &record).map_err(|error| error.left("nothing was written"))?;
-        wipe_signatures(&disk, &self.layout)?;
-        write_gpt(&disk, self.dpsr.block, &self.layout, &guids)?;
-        let found = find_store(&disk, self.dpsr.block);
-        let found = found.filter(|found| (found.disk, found.store) == (guids.disk, guids.store));
-        let found = found.ok_or_else(|| {
-            let why = "the partition table just written does not read back";
-            Error::new(Kind::Device, "partitioning", why).on(disk.name()).left("it holds no store")
-        })?;
         let template = Template {
             store: Uuid::new_v4(),
             pair,
@@ -279,7 +272,7 @@ impl Planned {
             volumes: recorded(&volumes),
             owner: owner(),
         };
-        create(Arc::new(disk), found.range.clone(), template)?;
+        prepare(Arc::new(disk), self.dpsr.block, (&self.layout, &guids), template)?;
         draft.keep()?;
         if let Some(made) = made {
             made.keep();
@@ -347,6 +340,25 @@ impl Planned {
             },
         }
     }
+}
+
+/// Makes a disk, with logical blocks of `block` bytes, the DPSR disk that was planned: what it held goes, then come the
+/// partition table, and a store with nothing in it.
+pub fn prepare(
+    disk: Arc<dyn WriteDisk>,
+    block: Bytes,
+    (layout, guids): (&DpsrLayout, &Guids),
+    template: Template,
+) -> Result<Store> {
+    wipe_signatures(disk.as_ref(), layout)?;
+    write_gpt(disk.as_ref(), block, layout, guids)?;
+    let found = find_store(disk.as_ref(), block);
+    let found = found.filter(|found| (found.disk, found.store) == (guids.disk, guids.store));
+    let found = found.ok_or_else(|| {
+        let why = "the partition table just written does not read back";
+        Error::new(Kind::Device, "partitioning", why).on(disk.name()).left("it holds no store")
+    })?;
+    create(disk, found.range, template)
 }
 
 /// A secret from the system's random source.

@@ -27,7 +27,7 @@ use crate::pair::table::{Table, TableKind};
 use crate::pair::target::{Taker, claim};
 use crate::progress::Progress;
 use crate::store::map::left_out;
-use crate::units::{Bytes, Generation};
+use crate::units::{Bytes, Chunk, Generation};
 use crate::view::View;
 use crate::view::read::Reading;
 use target::DiskSink;
@@ -98,6 +98,44 @@ pub struct Planned {
     /// Bytes of the image.
     range: Range<Bytes>,
     spared: Vec<Range<Bytes>>,
+}
+
+/// What is written back of a generation, and how.
+pub struct Part {
+    /// Bytes of the image.
+    pub range: Range<Bytes>,
+    /// Where their first one goes on the target.
+    pub at: Bytes,
+    /// Bytes of the image that stay as the target has them.
+    pub spared: Vec<Range<Bytes>>,
+    /// Whether zeros need no room there.
+    pub sparse: bool,
+    /// How much is in flight.
+    pub shape: Shape,
+}
+
+impl Part {
+    /// Writes it to `target`, and flushes; what is damaged of it. The generation is read from `dpsr`, on which its store
+    /// lies.
+    pub fn write(
+        self,
+        view: &View<'_>,
+        key: &DigestKey,
+        dpsr: Arc<dyn ReadDisk>,
+        target: Arc<dyn WriteDisk>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Chunk>> {
+        let mut disks = Disks::default();
+        let id = disks.add_read(dpsr.clone());
+        let to = disks.add_write(target.clone());
+        let mut engine = Engine::new(disks, self.shape)?;
+        let sink = DiskSink::new(target.as_ref(), to, self.range.start).at(self.at).sparing(self.spared);
+        let mut sink = if self.sparse { sink.sparse() } else { sink };
+        let reading = Reading { view, disk: dpsr.as_ref(), id, range: self.range, key, progress };
+        let damaged = reading.run(&mut engine, &mut sink)?;
+        target.flush().map_err(|error| Error::device("flushing", target.name(), &error))?;
+        Ok(damaged)
+    }
 }
 
 /// Plans, and refuses whatever must not be done.
@@ -226,23 +264,21 @@ impl Planned {
         }
         let taker = Taker { doing: RESTORING, verb: "restore" };
         let (disk, _lock) = claim(&self.roots, &self.probe, taker, check_no_store)?;
-        let disk: Arc<dyn WriteDisk> = Arc::new(disk);
-        let key = DigestKey::new(store.contents.index.secret);
-        let mut disks = Disks::default();
-        let id = disks.add_read(store.dpsr.clone());
-        let target = disks.add_write(disk.clone());
-        let mut engine = Engine::new(disks, Shape::default())?;
-        let sink =
-            DiskSink::new(disk.as_ref(), target, self.range.start).at(self.plan.at).sparing(self.spared);
-        let mut sink = if self.probe.kind == Endpoint::File { sink.sparse() } else { sink };
+        let part = Part {
+            range: self.range,
+            at: self.plan.at,
+            spared: self.spared,
+            sparse: self.probe.kind == Endpoint::File,
+            shape: Shape::default(),
+        };
         progress.begin("restoring", self.plan.size);
-        let reading =
-            Reading { view: &view, disk: &store.dpsr, id, range: self.range.clone(), key: &key, progress };
-        let unfinished = "the target is overwritten in part; the DPSR disk is untouched";
-        let again = "run the same restore again";
-        let damaged = reading.run(&mut engine, &mut sink).map_err(|e| e.left(unfinished).next(again))?;
-        disk.flush()
-            .map_err(|error| Error::device("flushing", disk.name(), &error).left(unfinished).next(again))?;
+        let key = DigestKey::new(store.contents.index.secret);
+        let damaged =
+            part.write(&view, &key, store.dpsr.clone(), Arc::new(disk), progress).map_err(|error| {
+                error
+                    .left("the target is overwritten in part; the DPSR disk is untouched")
+                    .next("run the same restore again")
+            })?;
         Ok(Exported { size: self.plan.size, damaged, adds_up: true })
     }
 

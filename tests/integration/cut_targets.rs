@@ -9,10 +9,9 @@ use dpsr::disk::WriteDisk;
 use dpsr::disk::recorded::{Event, Recorded};
 use dpsr::error::Kind;
 use dpsr::format::superblock::State;
-use dpsr::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
-use dpsr::pair::wipe::wipe_signatures;
+use dpsr::init::prepare;
+use dpsr::pair::layout::{DpsrLayout, Guids, find_store};
 use dpsr::store::contents;
-use dpsr::store::create::create;
 use dpsr::units::{Bytes, MIB};
 use uuid::Uuid;
 
@@ -31,15 +30,12 @@ fn guids(store: u8) -> Guids {
     Guids { disk: guid(1), bios_boot: guid(2), esp: guid(3), store: guid(4) }
 }
 
-/// What `init` does to the disk, once it was confirmed.
+/// `init`, once it was confirmed.
 fn init(world: &World, store: u8) {
     let disk = &world.disks.dpsr;
     let layout = DpsrLayout::plan(disk.size(), BLOCK, false, false).unwrap();
-    wipe_signatures(disk, &layout).unwrap();
-    write_gpt(disk, BLOCK, &layout, &guids(store)).unwrap();
-    let found = find_store(disk, BLOCK).unwrap();
-    assert_eq!(found.range, world.disks.partition);
-    create(disk.clone(), found.range, world.template(store)).unwrap();
+    assert_eq!(layout.store, world.disks.partition);
+    prepare(disk.clone(), BLOCK, (&layout, &guids(store)), world.template(store)).unwrap();
 }
 
 /// What a cut left.

@@ -11,14 +11,14 @@ use dpsr::disk::whole::read_exact_at;
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::engine::digest::DigestKey;
 use dpsr::engine::{Batch, Disks as EngineDisks, Engine, Shape};
-use dpsr::error::{Error, Result};
+use dpsr::error::Result;
 use dpsr::format::index::Volume;
 use dpsr::format::moment::Moment;
 use dpsr::format::superblock::Owner;
 use dpsr::history::{self, Dropped, Pinned};
 use dpsr::keep::Rules;
 use dpsr::progress::Silent;
-use dpsr::restore::target::DiskSink;
+use dpsr::restore::Part;
 use dpsr::store::Store;
 use dpsr::store::contents::{self, Contents};
 use dpsr::store::create::{Template, create};
@@ -199,7 +199,7 @@ impl World {
     pub fn check_all(&self) {
         self.check();
         let disk: Arc<dyn ReadDisk> = self.disks.dpsr.clone();
-        let report = dpsr::scrub::check(&disk, &self.disks.partition, &Silent).unwrap();
+        let report = dpsr::scrub::check(&disk, &self.disks.partition, None, &Silent).unwrap();
         assert_eq!(report.left, 0, "{report}");
     }
 
@@ -261,19 +261,15 @@ pub fn read_generation(disks: &Disks, generation: u64) -> Result<(Vec<u8>, usize
 pub fn restore(disks: &Disks, generation: u64, target: Arc<dyn WriteDisk>, sparse: bool) -> Result<usize> {
     let contents = contents::read(&disks.dpsr, &disks.partition)?.expect("there is a store");
     let view = View::of(&contents, Generation(generation))?;
+    let part = Part {
+        range: Bytes(0)..view.map.disk,
+        at: Bytes(0),
+        spared: left_out(&view.map.volumes, view.map.disk),
+        sparse,
+        shape: Shape { buffer: Bytes(64 << 10), depth: 2, spare: 1 },
+    };
     let key = DigestKey::new(contents.index.secret);
-    let mut engine_disks = EngineDisks::default();
-    let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
-    let to = engine_disks.add_write(target.clone());
-    let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(64 << 10), depth: 2, spare: 1 })?;
-    let spared = left_out(&view.map.volumes, view.map.disk);
-    let sink = DiskSink::new(target.as_ref(), to, Bytes(0)).sparing(spared);
-    let mut sink = if sparse { sink.sparse() } else { sink };
-    let range = Bytes(0)..view.map.disk;
-    let reading = Reading { view: &view, disk: &disks.dpsr, id, range, key: &key, progress: &Silent };
-    let damaged = reading.run(&mut engine, &mut sink)?.len();
-    target.flush().map_err(|error| Error::device("flushing", target.name(), &error))?;
-    Ok(damaged)
+    part.write(&view, &key, Arc::new(disks.dpsr.clone()), target, &Silent).map(|damaged| damaged.len())
 }
 
 /// Keeps what is read.
