@@ -3,12 +3,14 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::libc::{EIO, ENOSPC, ENXIO};
 
 use super::{ReadDisk, WriteDisk};
+use crate::sys::uring::Direction;
 use crate::units::Bytes;
 
 /// A way to fail.
@@ -98,17 +100,33 @@ impl Faults {
     }
 }
 
-/// Fails as its [`Faults`] say. It has no descriptor, so no engine goes around it.
+/// Which I/Os of a disk can fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// All that are asked of this twin. It has no descriptor, so no engine goes around it.
+    Asked,
+    /// Those that the kernel makes by the descriptor of the disk below.
+    OfKernel,
+}
+
+/// Fails as its [`Faults`] say.
 pub struct Faulty<D> {
     disk: D,
     faults: Arc<Faults>,
     gone: AtomicBool,
+    which: Which,
 }
 
 impl<D: ReadDisk> Faulty<D> {
     /// Puts `faults` over `disk`.
     pub fn new(disk: D, faults: Arc<Faults>) -> Self {
-        Self { disk, faults, gone: AtomicBool::new(false) }
+        Self { disk, faults, gone: AtomicBool::new(false), which: Which::Asked }
+    }
+
+    /// The same of what the kernel transfers by the descriptor of `disk`: it was done, whatever it is told as. Everything
+    /// else fails only once the disk is gone.
+    pub fn in_kernel(disk: D, faults: Arc<Faults>) -> Self {
+        Self { which: Which::OfKernel, ..Self::new(disk, faults) }
     }
 
     /// The disk below.
@@ -116,8 +134,17 @@ impl<D: ReadDisk> Faulty<D> {
         &self.disk
     }
 
-    /// Counts one I/O of `len` bytes and answers how many of them to ask of the disk below.
+    /// What becomes of an I/O of `len` bytes that was asked of this twin.
     fn admit(&self, call: Call, len: usize) -> io::Result<usize> {
+        match self.which {
+            Which::Asked => self.counted(call, len),
+            Which::OfKernel if self.gone.load(Ordering::SeqCst) => Err(Fault::Gone.error()),
+            Which::OfKernel => Ok(len),
+        }
+    }
+
+    /// Counts one I/O of `len` bytes and answers how many of them to ask of the disk below.
+    fn counted(&self, call: Call, len: usize) -> io::Result<usize> {
         let alignment = self.disk.alignment();
         let fault = self.faults.next(call, len, alignment);
         self.gone.fetch_or(fault == Some(Fault::Gone), Ordering::SeqCst);
@@ -152,6 +179,19 @@ impl<D: ReadDisk> ReadDisk for Faulty<D> {
 
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
         self.disk.next_data(at)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.disk.descriptor().filter(|_| self.which == Which::OfKernel)
+    }
+
+    fn moved(&self, direction: Direction, asked: usize, moved: io::Result<usize>) -> io::Result<usize> {
+        let call = match direction {
+            Direction::Read => Call::Read,
+            Direction::Write => Call::Write,
+        };
+        let most = self.counted(call, asked)?;
+        moved.map(|moved| moved.min(most))
     }
 }
 

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use crate::sys::uring::Direction;
 use crate::units::Bytes;
 
 /// A disk, or an image file, that can be read at any offset.
@@ -42,6 +43,12 @@ pub trait ReadDisk: Send + Sync {
     /// The open descriptor, for engines that talk to the kernel themselves; a twin in memory has none.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// What such an engine is to make of a transfer of `asked` bytes, of which the kernel says that it `moved` so many:
+    /// just that, but for a twin that fails.
+    fn moved(&self, _direction: Direction, _asked: usize, moved: io::Result<usize>) -> io::Result<usize> {
+        moved
     }
 }
 
@@ -79,6 +86,9 @@ impl<D: ReadDisk + ?Sized> ReadDisk for Arc<D> {
     }
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         (**self).descriptor()
+    }
+    fn moved(&self, direction: Direction, asked: usize, moved: io::Result<usize>) -> io::Result<usize> {
+        (**self).moved(direction, asked, moved)
     }
 }
 

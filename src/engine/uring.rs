@@ -60,7 +60,7 @@ impl Uring {
             let Some(Flight { batch, phase, .. }) = &self.flights[slot] else { continue };
             let request = &batch.requests(*phase)[number];
             self.ring.push(&Transfer {
-                direction: if *phase == Phase::Reads { Direction::Read } else { Direction::Write },
+                direction: direction(*phase),
                 file: request.disk,
                 at: request.at.0 + request.done as u64,
                 slot,
@@ -119,6 +119,13 @@ impl Uring {
     }
 }
 
+fn direction(phase: Phase) -> Direction {
+    match phase {
+        Phase::Reads => Direction::Read,
+        Phase::Writes => Direction::Write,
+    }
+}
+
 impl Flight {
     fn unfinished(&self, disks: &Disks, request: &super::batch::Request) -> bool {
         request.done < request.wanted(disks, self.phase)
@@ -129,7 +136,9 @@ impl Flight {
         let phase = self.phase;
         let request = &mut self.batch.requests_mut(phase)[number];
         let wanted = request.wanted(disks, phase);
-        let alignment = disks.read(request.disk).alignment();
+        let disk = disks.read(request.disk);
+        let alignment = disk.alignment();
+        let moved = disk.moved(direction(phase), request.range.len() - request.done, moved);
         let end = if phase == Phase::Reads { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::WriteZero };
         match moved {
             Ok(0) => Err(request.failed(disks, phase, &end.into())),

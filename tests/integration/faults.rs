@@ -2,13 +2,16 @@
 //! A fault at every I/O: the verb says so and names the disk, and what is left is G or G+1 exactly.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dpsr::changes::Mode;
 use dpsr::disk::faulty::{Fault, Faults, Faulty};
+use dpsr::disk::file::{Access, FileDisk};
 use dpsr::disk::ram::RamDisk;
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::Kind;
@@ -22,7 +25,7 @@ use dpsr::sync::{Request, sync};
 use dpsr::units::{Bytes, Generation, MIB};
 
 use crate::cuts::{During, Overlay, all};
-use crate::world::{BASE, World, restore, same, stamped, volume};
+use crate::world::{BASE, World, mixed, restore, same, stamped, volume};
 
 const SIZE: usize = MIB as usize + 512 * 3;
 const STORE: u64 = 22 * MIB;
@@ -116,11 +119,13 @@ struct Scene {
     new: u64,
     /// One I/O of so many is tried.
     every: usize,
+    /// Bytes of the store.
+    store: u64,
 }
 
 impl Scene {
     fn world(&self, dpsr: Arc<dyn WriteDisk>, primary: Arc<dyn ReadDisk>) -> World {
-        let mut world = World::around(self.primary.clone(), self.volumes.clone(), dpsr, STORE);
+        let mut world = World::around(self.primary.clone(), self.volumes.clone(), dpsr, self.store);
         world.expected = self.expected.clone();
         world.disks.primary = primary;
         world
@@ -177,8 +182,18 @@ fn empty(volumes: Vec<Volume>) -> Scene {
     let start = Overlay::new("dpsr", stamped((BASE + STORE) as usize, 77), BASE + STORE);
     let (primary, expected, lists) = (stamped(SIZE, 1), BTreeMap::new(), vec![vec![], vec![1]]);
     let verb = Verb::Sync(Mode::Digest);
-    let mut scene =
-        Scene { name: "first copy", verb, start, primary, volumes, expected, lists, new: 1, every: 1 };
+    let mut scene = Scene {
+        name: "first copy",
+        verb,
+        start,
+        primary,
+        volumes,
+        expected,
+        lists,
+        new: 1,
+        every: 1,
+        store: STORE,
+    };
     let disk = Arc::new(scene.start.fork());
     scene.healthy(disk.clone()).create().unwrap();
     scene.start = disk.fork();
@@ -210,6 +225,7 @@ fn scenes() -> Vec<Scene> {
         lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
         new: 4,
         every: 1,
+        store: STORE,
     };
     let digest = next("sync by digest", Verb::Sync(Mode::Digest), disk.fork());
     let compare = next("sync by compare", Verb::Sync(Mode::Compare), disk.fork());
@@ -239,6 +255,7 @@ fn repartitioned() -> Scene {
         lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
         new: 4,
         every: 3,
+        store: STORE,
     }
 }
 
@@ -264,9 +281,42 @@ fn drops() -> Scene {
             lists: vec![before, after, kept],
             new: report.generation.0,
             every: 3,
+            store: STORE,
         };
     }
     unreachable!("no store is endless")
+}
+
+/// A primary that takes many transfers: its first copy, and two syncs after scattered changes.
+fn large() -> [Scene; 3] {
+    const LARGE: usize = 4 * MIB as usize + 512 * 3;
+    const STORE: u64 = 32 * MIB;
+    let volumes = vec![volume("table", 0, 0, false), volume("1", 512 * 7, 3 * MIB, false)];
+    let disk = Arc::new(Overlay::new("dpsr", vec![0; (BASE + STORE) as usize], BASE + STORE));
+    let primary = stamped(LARGE, 1);
+    let first = Scene { primary, start: disk.fork(), store: STORE, ..empty(volumes.clone()) };
+    let mut world = first.healthy(disk.clone());
+    world.create().unwrap();
+    let first = Scene { start: disk.fork(), ..first };
+    world.sync(Mode::Digest).unwrap();
+    for at in (0..40).map(|number| mixed(number) as usize % (LARGE - 5000)) {
+        world.write(at, &stamped(5000, at as u64));
+    }
+    let next = |name, mode| Scene {
+        name,
+        verb: Verb::Sync(mode),
+        start: disk.fork(),
+        primary: world.primary.clone(),
+        volumes: volumes.clone(),
+        expected: world.expected.clone(),
+        lists: vec![vec![1], vec![1, 2]],
+        new: 2,
+        every: 1,
+        store: STORE,
+    };
+    let [digest, compare] = [("sync by digest", Mode::Digest), ("sync by compare", Mode::Compare)]
+        .map(|(name, mode)| next(name, mode));
+    [first, digest, compare]
 }
 
 /// The disk of `scene` in the middle of its sync: gone for good at the last I/Os.
@@ -370,7 +420,7 @@ fn check(scene: &Scene, point: Point) {
 }
 
 /// With healthy disks the store is one generation exactly, and the next sync hides nothing.
-fn afterwards(scene: &Scene, result: &dpsr::error::Result<()>, disk: Arc<Overlay>) {
+fn afterwards(scene: &Scene, result: &dpsr::error::Result<()>, disk: Arc<dyn WriteDisk>) {
     let mut world = scene.healthy(disk);
     if matches!(scene.verb, Verb::Sync(_) | Verb::NoUndo) {
         world.expected.insert(scene.new, world.visible());
@@ -409,6 +459,96 @@ fn a_fault_at_any_io_is_told_and_costs_at_most_this_sync() {
         told.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(told.into_inner(), points.len());
+}
+
+/// The same of each transfer that is made by io_uring, on files; what goes by single calls there does in the other test.
+#[test]
+fn a_fault_at_any_transfer_of_io_uring_is_told_and_costs_at_most_this_sync() {
+    use Fault::{Eio, Enospc, Gone, ShortRead, ShortWrite};
+    let scenes = large();
+    let mut points = Vec::new();
+    for (scene, about) in scenes.iter().enumerate() {
+        for disk in ["dpsr", "primary"] {
+            let files = Files::of(about);
+            let faults = Faults::new(u64::MAX, Eio, false);
+            about.run(&mut files.world(about, disk, &faults)).unwrap();
+            let count = faults.count();
+            assert!(count > 1, "{count} transfers of {} went through io_uring", about.name);
+            println!("{}: {count} transfers on {disk}", about.name);
+            for number in 0..count {
+                // The others at every second one, in turn.
+                let others = [[ShortRead, Enospc], [ShortWrite, Gone]][number as usize % 2];
+                for fault in [Eio].into_iter().chain(others) {
+                    points.push((scene, disk, number, fault));
+                }
+            }
+        }
+    }
+    let struck = AtomicUsize::new(0);
+    all(points.len(), |i| {
+        let (scene, disk, number, fault) = points[i];
+        let scene = &scenes[scene];
+        let _during = During(format!("{}: {:?}", scene.name, points[i]));
+        let files = Files::of(scene);
+        let faults = Faults::new(number, fault, number % 4 > 1);
+        let result = scene.run(&mut files.world(scene, disk, &faults));
+        let short = matches!(fault, ShortRead | ShortWrite);
+        match &result {
+            Ok(()) => assert!(short || !faults.struck(), "the fault did not show"),
+            Err(error) => {
+                assert!(faults.struck() && !short, "{error}");
+                assert_eq!(error.kind(), Kind::Device, "{error}");
+                let text = error.to_string();
+                assert!(text.split_once(": ").unwrap().0.ends_with(disk), "{text}");
+            }
+        }
+        struck.fetch_add(usize::from(faults.struck()), Ordering::Relaxed);
+        let left = std::fs::read(files.0.path().join("dpsr")).unwrap();
+        afterwards(scene, &result, Arc::new(RamDisk::from_bytes("dpsr", left)));
+    });
+    let struck = struck.into_inner();
+    println!("{struck} faults in transfers of io_uring");
+    assert!(struck >= 200, "{struck} faults are too few");
+}
+
+/// The disks of a scene as files.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn of(scene: &Scene) -> Self {
+        // In memory: what counts is who makes the transfers, and how many there are.
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let files = Self(dir.unwrap());
+        let mut dpsr = vec![0; scene.start.size().usize()];
+        let fork = scene.start.fork();
+        let mut at = 0;
+        while at < dpsr.len() {
+            at += fork.read_at(Bytes(at as u64), &mut dpsr[at..]).unwrap();
+        }
+        let file = File::create(files.0.path().join("dpsr")).unwrap();
+        file.set_len(dpsr.len() as u64).unwrap();
+        for (chunk, bytes) in
+            dpsr.chunks(65536).enumerate().filter(|(_, bytes)| bytes.iter().any(|it| *it != 0))
+        {
+            file.write_all_at(bytes, chunk as u64 * 65536).unwrap();
+        }
+        std::fs::write(files.0.path().join("primary"), &scene.primary).unwrap();
+        files
+    }
+
+    fn open(&self, name: &str, access: Access) -> FileDisk {
+        FileDisk::open(self.0.path().join(name), access).unwrap()
+    }
+
+    /// The world on them, of which one fails as `faults` say.
+    fn world(&self, scene: &Scene, which: &str, faults: &Arc<Faults>) -> World {
+        let never = Faults::new(u64::MAX, Fault::Eio, false);
+        let of = |name| if name == which { faults.clone() } else { never.clone() };
+        let dpsr = Faulty::in_kernel(self.open("dpsr", Access::Write), of("dpsr"));
+        let primary = Faulty::in_kernel(self.open("primary", Access::Read), of("primary"));
+        scene.world(Arc::new(dpsr), Arc::new(primary))
+    }
 }
 
 /// A restore in which one disk fails: it says which, the copy is untouched, and doing it again is enough.

@@ -27,14 +27,14 @@ const STOPS: u64 = 30;
 const MODES: [&[&str]; 4] = [&[], &["--compare"], &["--full"], &[]];
 
 /// Kills syncs of one pair `kills` times; the words for the states they left.
-fn lane(seed: Seed, kills: u64) -> BTreeMap<String, u64> {
-    let mut pair = Pair::new(seed);
+fn lane(seed: Seed, io: &'static str, kills: u64) -> BTreeMap<String, u64> {
+    let mut pair = Pair::new(seed, io);
     let mut left = BTreeMap::new();
     let mut killed = 0;
     while killed < kills {
         // Every eighth time a new pair, so that first copies are killed as well.
         if killed % 8 == 0 && pair.generation().is_some() {
-            pair = Pair::new(pair.seed);
+            pair = pair.anew();
         }
         pair.change();
         let before = pair.generation();
@@ -68,7 +68,8 @@ fn killed_at_any_moment() {
     let seed = Seed::new();
     let started = Instant::now();
     let lanes = std::thread::scope(|scope| {
-        let lanes = [0, 1].map(|lane| scope.spawn(move || self::lane(seed.apart(lane), KILLS / 2)));
+        let lanes = [(0, "posix"), (1, "uring")];
+        let lanes = lanes.map(|(lane, io)| scope.spawn(move || self::lane(seed.apart(lane), io, KILLS / 2)));
         lanes.map(|lane| lane.join().unwrap())
     });
     let mut all = BTreeMap::<_, u64>::new();
@@ -82,14 +83,14 @@ fn killed_at_any_moment() {
 
 #[test]
 fn told_to_stop_at_any_moment() {
-    let mut pair = Pair::new(Seed::new().apart(7));
+    let mut pair = Pair::new(Seed::new().apart(7), "posix");
     let (mut stopped, mut rounds, mut killed, mut rolled_back) = (0, 0, 0, 0);
     let mut left = BTreeMap::<_, u64>::new();
     while stopped < STOPS {
         rounds += 1;
         assert!(rounds < 10 * STOPS, "only {stopped} of {rounds} syncs were stopped");
         if rounds % 6 == 0 {
-            pair = Pair::new(pair.seed);
+            pair = pair.anew();
         }
         pair.change();
         let before = pair.generation();

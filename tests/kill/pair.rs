@@ -44,6 +44,8 @@ impl Seed {
 /// A pair, its recorded hashes, and how long its syncs take.
 pub struct Pair {
     pub seed: Seed,
+    /// How its disks are read and written, as `DPSR_IO` says.
+    io: &'static str,
     world: World,
     primary: PathBuf,
     /// The hash of the primary as it is now.
@@ -55,7 +57,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn new(mut seed: Seed) -> Self {
+    pub fn new(mut seed: Seed, io: &'static str) -> Self {
         let world = World::new();
         let primary = world.full("primary", PRIMARY, seed.below(u64::MAX));
         let dpsr = world.blank("dpsr", DPSR);
@@ -63,6 +65,7 @@ impl Pair {
         let present = hash_of(&primary);
         Self {
             seed,
+            io,
             world,
             primary,
             present,
@@ -90,10 +93,10 @@ impl Pair {
         self.changed = true;
     }
 
-    /// Starts a sync, slowed a little: one transfer at a time for each thread.
+    /// Starts a sync.
     pub fn start(&self, mode: &[&str]) -> Child {
         let mut command = self.world.command(&["sync", "--offline"]);
-        command.args(mode).env("DPSR_IO", "posix");
+        command.args(mode).env("DPSR_IO", self.io);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -162,6 +165,11 @@ impl Pair {
         }
         assert!(child.wait().unwrap().success());
         hasher.finalize()
+    }
+
+    /// Another pair, attacked in the same way.
+    pub fn anew(&self) -> Self {
+        Self::new(self.seed, self.io)
     }
 
     /// Lets a sync end, and asserts that its generation is the primary.
