@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use super::world::{Decoy, World, hash_of, poke, size_of, unique};
+use super::world::{Decoy, World, hash_of, poke, size_of, skipped, unique};
 
 const PRIMARY: u64 = 4;
 const DPSR: u64 = 64;
@@ -335,7 +335,7 @@ fn an_image_with_a_table_may_be_moved() {
     let world = World::new();
     let primary = world.blank("primary", unique(16));
     if !super::world::tool("sgdisk", &["-n", "1:2048:+4M", primary.to_str().unwrap()]) {
-        return eprintln!("SKIPPED: there is no sgdisk");
+        return skipped("there is no sgdisk");
     }
     let dpsr = world.blank("dpsr", unique(DPSR));
     world.pair("a", &primary, &dpsr);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::world::{Decoy, Loop, Mount, World, mkfs, poke, size_of, tool, unique};
+use super::world::{Decoy, Loop, Mount, World, mkfs, poke, size_of, skipped, tool, unique};
 
 const DPSR: u64 = 64;
 
@@ -239,7 +239,7 @@ impl Elsewhere {
         let mut said = [0; 4];
         let mounted = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).is_ok();
         if !mounted {
-            eprintln!("SKIPPED: no mount namespace can be made here");
+            skipped("no mount namespace can be made here");
         }
         mounted.then_some(Self(child))
     }
@@ -296,7 +296,7 @@ fn root_the_target_is_swap() {
     let Some((world, primary, _device)) = one() else { return };
     let Some(target) = Loop::over(&world.blank("target", unique(DPSR))) else { return };
     if !tool("mkswap", &[target.text()]) || !tool("swapon", &[target.text()]) {
-        return eprintln!("SKIPPED: no swap can be turned on here");
+        return skipped("no swap can be turned on here");
     }
     let said = [world.restore("a", &target.0), world.init("c", &primary, &target.0, &["--wipe"])];
     assert!(tool("swapoff", &[target.text()]));
