@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A question to whoever sits at the console, while the disks are watched.
 
-use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::told::{Level, say};
 use crate::status::span;
+use crate::time::utc;
+use crate::units::Generation;
 
 /// The console that the kernel was told last.
 const CONSOLE: &str = "/dev/console";
@@ -20,70 +22,140 @@ const YES: &str = "yes";
 /// When the question is repeated.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Whether to start the copy.
-pub struct Question(Receiver<()>);
+/// How many generations are shown, the newest ones; each can be named.
+const SHOWN: usize = 40;
 
-impl Question {
-    /// Asks, and goes on.
-    pub fn ask(why: &str, age: u64) -> Self {
-        let text = format!("{why}; start its copy, which is {} old? Type {YES} and Enter", span(age));
-        say(Level::Warning, &text);
-        Self::at(Path::new(CONSOLE), &text)
+/// A question that was asked.
+pub struct Question<T>(Receiver<T>);
+
+/// Asks whether to start the copy, and goes on.
+pub fn whether(why: &str, age: u64) -> Question<()> {
+    let text = format!("{why}; start its copy, which is {} old? Type {YES} and Enter", span(age));
+    say(Level::Warning, &text);
+    Question::at(Path::new(CONSOLE), text, is_yes)
+}
+
+/// Asks which of the generations to start, each with the time it was taken: seconds since 1970, UTC; the newest one is the
+/// last.
+pub fn which(generations: Vec<(Generation, u64)>) -> Question<Generation> {
+    say(Level::Warning, "the console is asked which generation to start");
+    let text = listed(&generations);
+    Question::at(Path::new(CONSOLE), text, move |answer| named(&generations, answer))
+}
+
+fn is_yes(answer: &str) -> Option<()> {
+    (answer == YES).then_some(())
+}
+
+fn listed(generations: &[(Generation, u64)]) -> String {
+    let shown = &generations[generations.len().saturating_sub(SHOWN)..];
+    let lines: String =
+        shown.iter().map(|(generation, time)| format!("\r\n  {generation:>6}  {}", utc(*time))).collect();
+    format!(
+        "generations of this machine:{lines}\r\nWhich one is to start? Type its number and Enter; Enter alone starts the last"
+    )
+}
+
+fn named(generations: &[(Generation, u64)], answer: &str) -> Option<Generation> {
+    let mut all = generations.iter().map(|(generation, _)| *generation);
+    if answer.is_empty() {
+        return all.next_back();
     }
+    let number = Generation(answer.parse().ok()?);
+    all.find(|generation| *generation == number)
+}
 
-    fn at(console: &Path, text: &str) -> Self {
+impl<T: Send + 'static> Question<T> {
+    /// Asks `text` until an answer is one that `accept` takes.
+    fn at(console: &Path, text: String, accept: impl Fn(&str) -> Option<T> + Send + 'static) -> Self {
         let (tell, told) = mpsc::channel();
-        let (console, text) = (console.to_owned(), text.to_owned());
-        // It is left behind, and ends with the process, where the primary comes before an answer.
+        let console = console.to_owned();
+        // It is left behind, and ends with the process, where nobody waits for an answer any more.
         thread::spawn(move || {
-            while !said_yes(&console, &text) {
+            loop {
+                if let Ok(Some(answer)) = answered(&console, &text, &accept) {
+                    // Nobody listens where the primary has come.
+                    let _late = tell.send(answer);
+                    return;
+                }
                 // Somebody else has taken the console for a while, or ended what was typed.
                 thread::sleep(AGAIN);
             }
-            // Nobody listens any more where the primary has come.
-            let _late = tell.send(());
         });
         Self(told)
     }
 
-    /// Whether somebody has said yes.
-    pub fn is_answered(&self) -> bool {
-        self.0.try_recv().is_ok()
+    /// What was answered so far.
+    pub fn answer(&self) -> Option<T> {
+        self.0.try_recv().ok()
+    }
+
+    /// What is answered within this time.
+    pub fn within(&self, patience: Duration) -> Option<T> {
+        self.0.recv_timeout(patience).ok()
     }
 }
 
-/// Asks once, and reads until somebody says yes, or nothing more can be read.
-fn said_yes(console: &Path, text: &str) -> bool {
-    let ask = || {
-        let mut line = OpenOptions::new().read(true).append(true).open(console)?;
-        write!(line, "\r\ndpsr: {text}: ")?;
-        Ok::<_, std::io::Error>(BufReader::new(line))
-    };
-    ask().is_ok_and(|answers| answers.lines().map_while(Result::ok).any(|answer| answer.trim() == YES))
+/// Asks, and after each line that is no answer again; `None` where nothing more can be read.
+fn answered<T>(console: &Path, text: &str, accept: &impl Fn(&str) -> Option<T>) -> io::Result<Option<T>> {
+    let mut lines = BufReader::new(OpenOptions::new().read(true).append(true).open(console)?);
+    let ask = |console: &mut File| write!(console, "\r\ndpsr: {text}: ");
+    ask(lines.get_mut())?;
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        if let Some(answer) = accept(String::from_utf8_lossy(&line).trim()) {
+            return Ok(Some(answer));
+        }
+        line.clear();
+        ask(lines.get_mut())?;
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::pty::openpty;
+    use nix::pty::{OpenptyResult, openpty};
     use nix::unistd::ttyname;
-    use std::fs::File;
     use std::thread::sleep;
-    use std::time::Instant;
+
+    /// A console that somebody sits at. It is one as long as its own end stays open.
+    fn console() -> (File, OpenptyResult) {
+        let terminal = openpty(None, None).unwrap();
+        (File::from(terminal.master.try_clone().unwrap()), terminal)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn only_yes_is_yes() {
-        let terminal = openpty(None, None).unwrap();
-        let mut person = File::from(terminal.master);
-        let question = Question::at(&ttyname(&terminal.slave).unwrap(), "start it?");
+        let (mut person, terminal) = console();
+        let question = Question::at(&ttyname(&terminal.slave).unwrap(), "start it?".to_owned(), is_yes);
         person.write_all(b"\nno\nyesterday\n").unwrap();
         sleep(Duration::from_millis(200));
-        assert!(!question.is_answered());
+        assert_eq!(question.answer(), None);
         person.write_all(b" yes\r\n").unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !question.is_answered() {
-            assert!(Instant::now() < deadline, "nobody heard yes");
-            sleep(Duration::from_millis(10));
-        }
+        assert_eq!(question.within(PATIENCE), Some(()));
+    }
+
+    #[test]
+    fn one_of_those_there_are() {
+        let all = [(Generation(3), 1_763_500_000), (Generation(12), 1_763_600_000)];
+        let ask = |typed: &[u8]| {
+            let (mut person, terminal) = console();
+            let question = Question::at(&ttyname(&terminal.slave).unwrap(), listed(&all), move |answer| {
+                named(&all, answer)
+            });
+            person.write_all(typed).unwrap();
+            question.within(PATIENCE)
+        };
+        assert_eq!(ask(b"4\n-3\nthree\n3\n"), Some(Generation(3)));
+        assert_eq!(ask(b"\n"), Some(Generation(12)));
+        insta::assert_snapshot!(listed(&all).replace('\r', ""), @r"
+        generations of this machine:
+               3  2025-11-18 21:06:40Z
+              12  2025-11-20 00:53:20Z
+        Which one is to start? Type its number and Enter; Enter alone starts the last
+        ");
     }
 }

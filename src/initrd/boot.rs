@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::reboot::{RebootMode, reboot};
 
+use super::ask;
 use super::choose;
-use super::cmdline::{Boot, CmdLine};
+use super::cmdline::{Boot, CmdLine, Pick};
 use super::hide;
 use super::steps::Steps;
 use super::told::{Level, at_login, say};
@@ -24,11 +25,11 @@ use crate::failover::decide::{Asked, Choice, is_newer};
 use crate::failover::presence::{self, Presence};
 use crate::failover::{self, Started, Wanted};
 use crate::format::superblock::State;
-use crate::open::now;
+use crate::open::{self, now};
 use crate::pair::sysfs::Roots;
 use crate::status::span;
 use crate::time::utc;
-use crate::units::list;
+use crate::units::{Generation, list};
 use crate::wrap::{self, DiskId};
 
 /// How long somebody may look at the wrap that is to go.
@@ -39,6 +40,9 @@ const READING: Duration = Duration::from_secs(60);
 
 /// The same where they typed what could not be done.
 const READING_TYPED: Duration = Duration::from_secs(900);
+
+/// How long somebody at the console may think about which generation to start.
+const THINKING: Duration = Duration::from_secs(900);
 
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -122,7 +126,7 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
             }
         }
     }
-    start(config, why)
+    start(dir, config, why)
 }
 
 /// Takes the primary's wrap away, whose names the copy gets. udev may look at one of its nodes for a while; whoever
@@ -172,14 +176,14 @@ fn restart() {
     say(Level::Warning, &format!("restarting: {error}; switch the machine off and on"));
 }
 
-fn start(config: &PairConfig, why: &str) -> Result<()> {
+fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     say(Level::Warning, &format!("starting the copy: {why}"));
     if let Err(error) = mask_gpt_auto() {
         say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
     }
     let line = CmdLine::of_kernel();
     let wanted = match line.boot {
-        Boot::Force => Wanted { generation: line.generation, live: line.live },
+        Boot::Force => Wanted { generation: picked(dir, config, line.generation), live: line.live },
         _ => Wanted::default(),
     };
     let started = failover::start(&Roots::default(), config, &wanted, now())?;
@@ -199,6 +203,26 @@ fn start(config: &PairConfig, why: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The generation to start. Where nobody says one, or a system goes on from the copy, none.
+fn picked(dir: &Path, config: &PairConfig, pick: Option<Pick>) -> Option<Generation> {
+    match pick? {
+        Pick::Exactly(generation) => Some(generation),
+        Pick::Asked => {
+            let store = open::look(dir, Some(&config.name)).ok()?;
+            if is_newer(store.contents.superblock.state) {
+                return None;
+            }
+            let all = &store.contents.index.generations;
+            let answer =
+                ask::which(all.iter().map(|one| (one.generation, one.time)).collect()).within(THINKING);
+            if answer.is_none() {
+                say(Level::Warning, "nobody has said which generation to start: it is the newest");
+            }
+            answer
+        }
+    }
 }
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {

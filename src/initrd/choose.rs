@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::array;
-use super::ask::Question;
+use super::ask::{self, Question};
 use super::cmdline::CmdLine;
 use super::quiet::{Disks, Quiet};
 use super::told::{Level, say};
@@ -70,7 +70,7 @@ pub fn chosen<'a>(
     line: &CmdLine,
 ) -> (&'a PairConfig, Choice) {
     let mut watch = Watch::begin();
-    let mut question: Option<Question> = None;
+    let mut question: Option<Question<()>> = None;
     let (mut hopeless, mut discarded) = (false, false);
     let (mut tried, mut started) = (0, None::<Instant>);
     loop {
@@ -113,7 +113,7 @@ pub fn chosen<'a>(
         match decide(asked, &seen, Patience { primary: wait, store: STORE }) {
             Choice::Wait => {}
             Choice::Ask(why) => {
-                if question.get_or_insert_with(|| Question::ask(&why, age)).is_answered() {
+                if question.get_or_insert_with(|| ask::whether(&why, age)).answer().is_some() {
                     return (config, Choice::Copy(why));
                 }
             }

@@ -8,7 +8,7 @@
 //! | `dpsr.boot=off`   | the plain primary: nothing is wrapped, nothing is taken for missing                  |
 //! | `dpsr.wait=S`     | how many seconds after the last new disk the primary counts as missing; else what the record says |
 //! | `dpsr.pair=NAME`  | the pair it is about; said by the loader of each DPSR disk                           |
-//! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent                     |
+//! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent; `ask`: the console is asked which |
 //! | `dpsr.live=V,…`   | with `force`: volumes that stay on the primary, by number, name or label; everything else comes from the copy |
 //! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
 
@@ -27,6 +27,15 @@ pub enum Boot {
     Force,
 }
 
+/// Which generation is to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// This one.
+    Exactly(Generation),
+    /// The one that somebody names at the console.
+    Asked,
+}
+
 /// What the command line says to dpsr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CmdLine {
@@ -36,8 +45,8 @@ pub struct CmdLine {
     pub wait: Option<u64>,
     /// The pair it is about.
     pub pair: Option<String>,
-    /// The generation to start.
-    pub generation: Option<Generation>,
+    /// The generation to start; the newest one, if not given.
+    pub generation: Option<Pick>,
     /// Volumes that stay on the primary.
     pub live: Vec<String>,
     /// Whether what a system wrote that ran from an older generation is given up.
@@ -61,7 +70,10 @@ impl CmdLine {
                 ("dpsr.boot", "force") => found.boot = Boot::Force,
                 ("dpsr.boot", "off") => found.boot = Boot::Plain,
                 ("dpsr.wait", seconds) => found.wait = seconds.parse().ok(),
-                ("dpsr.generation", number) => found.generation = number.parse().ok().map(Generation),
+                ("dpsr.generation", "ask") => found.generation = Some(Pick::Asked),
+                ("dpsr.generation", number) => {
+                    found.generation = number.parse().ok().map(|number| Pick::Exactly(Generation(number)));
+                }
                 ("dpsr.live", names) => {
                     found.live =
                         names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
@@ -100,7 +112,10 @@ mod tests {
         assert_eq!(of("dpsr.boot=auto dpsr.boot=off").boot, Boot::Plain);
         assert_eq!(of("dpsr.boot=maybe dpsr.wait=x"), nothing);
         assert_eq!(of("dpsr.boot=force dpsr.live=data,5,").live, ["data", "5"]);
-        assert_eq!(of("dpsr.boot=force dpsr.generation=12").generation, Some(Generation(12)));
+        let generation = |text: &str| of(text).generation;
+        assert_eq!(generation("dpsr.boot=force dpsr.generation=12"), Some(Pick::Exactly(Generation(12))));
+        assert_eq!(generation("dpsr.boot=force dpsr.generation=ask"), Some(Pick::Asked));
+        assert_eq!(generation("dpsr.boot=force dpsr.generation=x"), None);
         assert_eq!(of("dpsr.boot=auto dpsr.pair=main").pair.as_deref(), Some("main"));
     }
 }

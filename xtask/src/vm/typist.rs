@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Somebody at the console of a machine, who answers when it asks for a passphrase, and does nothing else.
+//! Somebody at the console of a machine, who answers one kind of question, and does nothing else.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,8 +13,27 @@ use std::time::Duration;
 use crate::Result;
 use crate::process::output;
 
-/// What systemd asks with. (`src/cryptsetup/cryptsetup.c`)
-const QUESTION: &str = "enter passphrase";
+/// A question, and what is typed then.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// Words of the question that nothing else says.
+    pub question: &'static str,
+    /// What is typed, before Enter.
+    pub typed: &'static str,
+}
+
+impl Answer {
+    /// To what systemd asks with. (`src/cryptsetup/cryptsetup.c`)
+    pub fn passphrase(typed: &'static str) -> Self {
+        Self { question: "enter passphrase", typed }
+    }
+
+    /// How often the console has asked so far.
+    fn asked(self, console: &Path) -> usize {
+        let said = fs::read(console).unwrap_or_default();
+        String::from_utf8_lossy(&said).matches(self.question).count()
+    }
+}
 
 /// How often the console is looked at, and how long somebody takes to type.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -30,7 +49,7 @@ pub struct Typist(Arc<AtomicBool>);
 
 impl Typist {
     /// Sits down before a machine that is about to start with its files in `folder`.
-    pub fn start(folder: &Path, console: PathBuf, passphrase: &'static str) -> Result<Self> {
+    pub fn start(folder: &Path, console: PathBuf, answer: Answer) -> Result<Self> {
         let path = keyboard(folder);
         if !path.exists() {
             output(Command::new("mkfifo").arg(&path))?;
@@ -40,18 +59,18 @@ impl Typist {
         let mut keys = opened.map_err(|error| format!("opening {}: {error}", path.display()))?;
         let gone = Arc::new(AtomicBool::new(false));
         let leaves = Arc::clone(&gone);
-        let mut answered = questions(&console);
+        let mut answered = answer.asked(&console);
         thread::spawn(move || {
             while !leaves.load(Ordering::Relaxed) {
-                if questions(&console) > answered {
+                if answer.asked(&console) > answered {
                     thread::sleep(TYPING);
                     // The question is drawn again for each key, which asks nothing anew.
-                    let typed = keys.write_all(format!("{passphrase}\n").as_bytes());
+                    let typed = keys.write_all(format!("{}\n", answer.typed).as_bytes());
                     if typed.is_err() {
                         return;
                     }
                     thread::sleep(TYPING);
-                    answered = questions(&console);
+                    answered = answer.asked(&console);
                 }
                 thread::sleep(GLANCE);
             }
@@ -64,10 +83,4 @@ impl Drop for Typist {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// How often the console has asked so far.
-fn questions(console: &Path) -> usize {
-    let said = fs::read(console).unwrap_or_default();
-    String::from_utf8_lossy(&said).matches(QUESTION).count()
 }

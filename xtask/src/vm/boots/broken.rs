@@ -100,16 +100,15 @@ fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
 }
 
 /// How many starts may fail.
-const TRIES: u32 = 2;
+pub(super) const TRIES: u32 = 2;
 
 /// What is wrong with a system, how it comes to be, and what the console says last of it.
-type Way = (&'static str, &'static str, &'static str);
+type Way<'a> = (&'static str, &'a str, &'static str);
 
-/// Who has no init to go on with says so, and stays.
-const NO_INIT: Way =
-    ("no init", "mv /usr/lib/systemd/systemd /root/ && sync", "No /sbin/init, trying fallback");
+/// What is said where there is no init to go on with; the machine stays like that.
+pub(super) const NO_INIT: &str = "No /sbin/init, trying fallback";
 
-const OTHER_WAYS: [Way; 3] = [
+const OTHER_WAYS: [Way<'static>; 3] = [
     ("no initramfs", "truncate --size 1M /boot/initrd.img-$(uname -r) && sync", "Kernel panic"),
     ("no kernel", "head -c 8192 /dev/urandom >/boot/vmlinuz-$(uname -r) && sync", "invalid magic number"),
     // Its first directory is a file, which no check of the filesystem mends unasked, and which GRUB does not mind.
@@ -122,7 +121,8 @@ const OTHER_WAYS: [Way; 3] = [
 
 /// Starts are counted: a system that does not come up is left by itself, for the copy of when it did.
 pub(super) fn left_by_itself(rig: &Rig) -> Result<()> {
-    left(rig, counted(rig)?, [&rig.primary, &rig.dpsr], NO_INIT)
+    let way = ("no init", format!("mv {INIT} /root/ && sync"), NO_INIT);
+    left(rig, counted(rig)?, [&rig.primary, &rig.dpsr], (way.0, &way.1, way.2))
 }
 
 /// The same in three more ways, each from the same state.
@@ -148,7 +148,7 @@ fn counted(rig: &Rig) -> Result<Machine> {
     Ok(machine)
 }
 
-fn left(rig: &Rig, mut machine: Machine, both: [&Disk; 2], (what, breaks, says): Way) -> Result<()> {
+fn left(rig: &Rig, mut machine: Machine, both: [&Disk; 2], (what, breaks, says): Way<'_>) -> Result<()> {
     came_up(&mut machine)?;
     machine.guest()?.ok(breaks)?;
     machine.power_cut();

@@ -1,16 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine that is started by systemd-boot: its DPSR disk is, too.
 
+use std::fs;
+
+use super::broken::{INIT, NO_INIT, TRIES};
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
-use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary};
+use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::json::Json;
 use crate::vm::installed::TOKEN;
-use crate::vm::machine::{Machine, Start};
+use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::must;
+use crate::vm::typist::Answer;
 
-/// The disk is pulled; it is there again, and an entry of its own menu leads to the copy.
+/// The disk is pulled; it is there again, and entries of its own menu lead to the copy: to the newest generation, to the
+/// one that is named at the console, and by itself, where the system does not come up.
 pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
+    prepared(rig)?;
+    chosen(rig)?;
+    older(rig)?;
+    left_by_itself(rig)?;
+
+    let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
+    started_by_it(&mut machine)?;
+    runs_from_the_copy(&mut machine, "second", "live")?;
+    let status = dpsr_json(&mut machine, "boot status")?;
+    must(status.find("current") == Some(&Json::Bool(true)), || format!("from the copy: {status:?}"))?;
+    machine.shut_down()
+}
+
+fn prepared(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
@@ -22,7 +41,7 @@ pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
     machine.guest()?.ok(&add)?;
     let done = dpsr_json(&mut machine, "boot install")?;
     must(done.find("uefi_signed") == Some(&Json::Bool(false)), || format!("{done:?}"))?;
-    recovery_entry(&mut machine)?;
+    recovery_entries(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
@@ -34,25 +53,74 @@ pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
     let titles: Vec<&str> = entries.lines().filter(|line| line.starts_with("title ")).collect();
     // The two of the newest generation, the older one, and the one that gives up.
     must(titles.len() == 4 && entries.contains("dpsr.generation=1 "), || format!("its entries: {entries}"))?;
-    machine.guest()?.ok("echo 'default *-dpsr.conf' >>/boot/efi/loader/loader.conf; sync")?;
-    restarted(&mut machine, "the copy, chosen in the primary's menu")?;
-    runs_from_the_copy(&mut machine)?;
-    machine.shut_down()?;
-
-    let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
-    started_by_it(&mut machine)?;
-    runs_from_the_copy(&mut machine)?;
-    let status = dpsr_json(&mut machine, "boot status")?;
-    must(status.find("current") == Some(&Json::Bool(true)), || format!("from the copy: {status:?}"))?;
     machine.shut_down()
 }
 
-fn runs_from_the_copy(machine: &mut Machine) -> Result<()> {
+/// Both disks, to be written to while they stay as they are.
+fn apart(rig: &Rig, what: &str) -> Result<[Disk; 2]> {
+    let folder = rig.folder.join(what);
+    fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+    Ok([rig.primary.tried_out(&folder)?, rig.dpsr.tried_out(&folder)?])
+}
+
+/// Lets the menu of the primary choose the entry with this name.
+fn choose(machine: &mut Machine, entry: &str) -> Result<()> {
+    machine.guest()?.ok(&format!("echo 'default {entry}' >>/boot/efi/loader/loader.conf; sync")).map(drop)
+}
+
+fn chosen(rig: &Rig) -> Result<()> {
+    let [primary, dpsr] = apart(rig, "chosen")?;
+    let mut machine = on(rig, Start::Uefi, &[&primary, &dpsr], "the primary")?;
+    choose(&mut machine, "*-dpsr.conf")?;
+    restarted(&mut machine, "the copy, chosen in the primary's menu")?;
+    runs_from_the_copy(&mut machine, "second", "live")?;
+    machine.shut_down()
+}
+
+/// What the initramfs asks, and the answer.
+const FIRST: Answer = Answer { question: "Enter alone starts the last: ", typed: "1" };
+
+fn older(rig: &Rig) -> Result<()> {
+    let [primary, dpsr] = apart(rig, "older")?;
+    let mut machine = rig.machine(Start::Uefi, &[&primary, &dpsr])?.answered(Some(FIRST));
+    booted(&mut machine, "the primary")?;
+    choose(&mut machine, "*-dpsr-older.conf")?;
+    restarted(&mut machine, "generation 1 of two, named at the console")?;
+    runs_from_the_copy(&mut machine, "first", "live-aside")?;
+    machine.shut_down()
+}
+
+/// Starts are counted by the name of the entry; once all are used up, what is beside it is next.
+fn left_by_itself(rig: &Rig) -> Result<()> {
+    let [primary, dpsr] = apart(rig, "left")?;
+    let both = [&primary, &dpsr];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary")?;
+    let entry = format!("/boot/efi/loader/entries/{TOKEN}-$(uname -r)");
+    let counted = format!(
+        "mv {entry}.conf {entry}+{TRIES}.conf && {add} && test ! -e {entry}-dpsr.conf && \
+         printf '\n[failover]\ntries = {TRIES}\n' >>/etc/dpsr/system.toml && {add} && \
+         test -e {entry}-dpsr.conf && test -e {entry}-dpsr-older.conf && mv {INIT} /root/ && sync",
+        add = hook("add")
+    );
+    machine
+        .run_within(PATIENCE, &counted)
+        .and_then(|done| must(done.code == 0, || format!("starts are to be counted: {done:?}")))?;
+    machine.power_cut();
+    for _ in 0..TRIES {
+        let took = rig.machine(Start::Uefi, &both)?.watch(&[NO_INIT], PATIENCE)?;
+        say(format_args!("there is no init, until it gives up: {:.1} s", took.as_secs_f64()));
+    }
+    let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;
+    runs_from_the_copy(&mut machine, "second", "live")?;
+    machine.shut_down()
+}
+
+fn runs_from_the_copy(machine: &mut Machine, word: &str, state: &str) -> Result<()> {
     is_the_primary(machine)?;
     stands_on_dpsr(machine)?;
-    marked(machine, "second")?;
+    marked(machine, word)?;
     let status = dpsr_json(machine, "status")?;
-    must(status.text("state")? == "live", || format!("{status:?}"))
+    must(status.text("state")? == state, || format!("{status:?}"))
 }
 
 fn started_by_it(machine: &mut Machine) -> Result<()> {
@@ -61,19 +129,31 @@ fn started_by_it(machine: &mut Machine) -> Result<()> {
     must(told.contains("systemd-boot"), || format!("the loader is {told:?}"))
 }
 
-/// What kernel-install(8) runs makes the entry, and takes it away.
-fn recovery_entry(machine: &mut Machine) -> Result<()> {
-    let run = |verb: &str| {
-        format!(
-            "KERNEL_INSTALL_LAYOUT=bls KERNEL_INSTALL_BOOT_ROOT=/boot/efi KERNEL_INSTALL_ENTRY_TOKEN={TOKEN} \
-             /usr/lib/kernel/install.d/95-dpsr.install {verb} $(uname -r)"
-        )
-    };
-    let here = format!("/boot/efi/loader/entries/{TOKEN}-$(uname -r)-dpsr.conf");
-    let made = machine.run_within(PATIENCE, &format!("{} && cat {here}", run("add")))?;
-    let right = ["title Recover", "sort-key debian-dpsr", "rcu_expedited=1 dpsr.boot=force"];
+/// What kernel-install(8) runs for the running kernel.
+fn hook(verb: &str) -> String {
+    format!(
+        "KERNEL_INSTALL_LAYOUT=bls KERNEL_INSTALL_BOOT_ROOT=/boot/efi KERNEL_INSTALL_ENTRY_TOKEN={TOKEN} \
+         /usr/lib/kernel/install.d/95-dpsr.install {verb} $(uname -r)"
+    )
+}
+
+/// It makes the entries, and takes them away.
+fn recovery_entries(machine: &mut Machine) -> Result<()> {
+    let [newest, older] = ["dpsr", "dpsr-older"]
+        .map(|kind| format!("/boot/efi/loader/entries/{TOKEN}-$(uname -r)-{kind}.conf"));
+    let made = machine.run_within(PATIENCE, &format!("{} && cat {newest} {older}", hook("add")))?;
+    let right = [
+        "title Recover from",
+        "sort-key debian-dpsr\n",
+        "rcu_expedited=1 dpsr.boot=force\n",
+        "title Recover an older",
+        "sort-key debian-dpsr-older\n",
+        "dpsr.boot=force dpsr.generation=ask\n",
+    ];
     let all = right.iter().all(|it| made.output.contains(it));
-    must(made.code == 0 && all, || format!("the entry: {made:?}"))?;
-    let gone = machine.guest()?.run(&format!("{} && test ! -e {here} && {}", run("remove"), run("add")))?;
-    must(gone.code == 0, || format!("taking it away: {gone:?}"))
+    must(made.code == 0 && all, || format!("the entries: {made:?}"))?;
+    let (remove, add) = (hook("remove"), hook("add"));
+    let gone = format!("{remove} && test ! -e {newest} && test ! -e {older} && {add}");
+    let gone = machine.guest()?.run(&gone)?;
+    must(gone.code == 0, || format!("taking them away: {gone:?}"))
 }
