@@ -4,6 +4,8 @@
 //! new one is a function here and a line in [`CASES`].
 
 mod broken;
+mod choices;
+mod decoys;
 mod failover;
 mod loaders;
 mod lost;
@@ -33,6 +35,7 @@ use super::installed::{ARRAY_UUID, Installed, Layout, PASSPHRASE, ROOT_PARTUUID,
 use super::machine::{Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
+use super::typist::Answer;
 use super::{ALL, DPSR, PRIMARY, must};
 use crate::Result;
 use crate::data::{GIB, make_sparse};
@@ -46,7 +49,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 32] = [
+const CASES: [Case; 34] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -75,6 +78,8 @@ const CASES: [Case; 32] = [
     ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
     ("lost_in_other_ways", Layout::Plain, lost::lost_in_other_ways),
     ("dpsr_disk_fails", Layout::Plain, lost::dpsr_disk_fails),
+    ("clone_of_the_dpsr_disk", Layout::Plain, decoys::clone_of_the_dpsr_disk),
+    ("not_by_itself", Layout::Plain, choices::not_by_itself),
     ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),
     ("synced_many_times", Layout::Btrfs, soak::synced_many_times),
     ("not_wrapped_either", Layout::Plain, unwrapped::not_wrapped_either),
@@ -122,8 +127,8 @@ impl Rig {
     fn machine(&self, start: Start, disks: &[&Disk]) -> Result<Machine> {
         let both = |disk: &Disk| [Some(disk.clone()), self.mirror.clone().filter(|_| disk.name == PRIMARY)];
         let disks = disks.iter().flat_map(|disk| both(disk)).flatten().collect();
-        let passphrase = self.layout.is_locked().then_some(PASSPHRASE);
-        Ok(Machine::from(start, disks, &self.folder)?.unlocked(passphrase))
+        let passphrase = self.layout.is_locked().then_some(Answer::passphrase(PASSPHRASE));
+        Ok(Machine::from(start, disks, &self.folder)?.answered(passphrase))
     }
 }
 

@@ -7,12 +7,19 @@
 //!   wait go on when the throttle is lifted. A flush is not held up, but there is none before its writes.
 //! * failing: `blockdev-reopen` puts a `blkdebug` node, which answers requests with EIO, between the node of
 //!   the disk and its file. Flushes succeed, because QEMU flushes when it takes that node out again.
+//! * late: the device of the disk is added to the running machine (`device_add`).
 //!
 //! A machine that is switched off and on has healthy disks.
+
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::machine::{Machine, device};
 use super::qmp::Qmp;
 use crate::Result;
+
+/// How long the controller of a late disk takes to find it.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What happens to a disk.
 pub type Fault = fn(&mut Qmp, &str) -> Result<()>;
@@ -74,6 +81,12 @@ pub(super) fn fail(qmp: &mut Qmp, disk: &str) -> Result<()> {
     );
     qmp.execute("blockdev-add", &broken)?;
     stand_on(qmp, disk, "broken")
+}
+
+/// A disk that the machine [expects](Machine::expecting) comes, after ten seconds.
+pub(super) fn come_late(qmp: &mut Qmp, disk: &str) -> Result<()> {
+    sleep(LATE);
+    qmp.plug(disk, &device(disk))
 }
 
 /// Puts the node of the disk over another one.

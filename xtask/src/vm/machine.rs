@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::faults::Fault;
 use super::guest::Guest;
 use super::image::Image;
-use super::must;
 use super::qmp::Qmp;
-use super::typist::{Typist, keyboard};
+use super::typist::{Answer, Typist, keyboard};
+use super::{PRIMARY, TWIN, must};
 use crate::Result;
 use crate::dpsr::text;
 use crate::process::{self, output};
@@ -104,7 +104,10 @@ pub struct Machine {
     start: Start,
     disks: Vec<Disk>,
     folder: PathBuf,
-    passphrase: Option<&'static str>,
+    /// What somebody at its console knows.
+    answer: Option<Answer>,
+    /// A disk that is not in it yet when it is switched on.
+    late: Option<Disk>,
     running: Option<Running>,
 }
 
@@ -132,12 +135,17 @@ impl Machine {
             let failed = |error| format!("copying {new}: {error}; it is of the package ovmf");
             fs::copy(new, &variables).map_err(failed)?;
         }
-        Ok(Self { start, disks, folder: folder.to_owned(), passphrase: None, running: None })
+        Ok(Self { start, disks, folder: folder.to_owned(), answer: None, late: None, running: None })
     }
 
-    /// The same machine, with somebody at its console who knows the passphrase.
-    pub fn unlocked(self, passphrase: Option<&'static str>) -> Self {
-        Self { passphrase, ..self }
+    /// The same machine, with somebody at its console who answers this.
+    pub fn answered(self, answer: Option<Answer>) -> Self {
+        Self { answer, ..self }
+    }
+
+    /// The same machine, with a further disk that [`faults::come_late`](super::faults::come_late) puts in.
+    pub fn expecting(self, late: Disk) -> Self {
+        Self { late: Some(late), ..self }
     }
 
     /// Switches on and waits for the agent; how long that took.
@@ -282,11 +290,7 @@ impl Machine {
 
     /// Puts a disk that was unplugged back in.
     pub fn replug(&mut self, disk: &str) -> Result<()> {
-        let device = device(disk);
-        let arguments = format!(
-            "{{\"driver\":\"virtio-blk-pci\",\"id\":\"{device}\",\"drive\":\"{disk}\",\"serial\":\"{disk}\"}}"
-        );
-        self.qmp()?.execute("device_add", &arguments)
+        self.qmp()?.plug(disk, &device(disk))
     }
 
     /// Everything the consoles of all boots said.
@@ -305,7 +309,7 @@ impl Machine {
     }
 
     fn try_boot(&self) -> Result<Running> {
-        let typist = self.passphrase.map(|words| Typist::start(&self.folder, self.console(), words));
+        let typist = self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer));
         let typist = typist.transpose()?;
         let (mut qemu, qmp, agent) = self.switch_on()?;
         let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
@@ -357,7 +361,7 @@ impl Machine {
             command.args(["-drive", &format!("{flash},unit=1,file={folder}/{VARIABLES}")]);
         }
         let keys = keyboard(&self.folder);
-        let keys = self.passphrase.map(|_| text(&keys)).transpose()?;
+        let keys = self.answer.map(|_| text(&keys)).transpose()?;
         let keys = keys.map(|keys| format!(",input-path={keys}")).unwrap_or_default();
         command.args(["-chardev", &format!("file,id=console,append=on,path={folder}/console.log{keys}")]);
         command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
@@ -368,8 +372,10 @@ impl Machine {
         for (order, disk) in self.disks.iter().enumerate() {
             // UEFI has its own order, in its variables.
             let order = if self.start == Start::Bios { format!(",bootindex={order}") } else { String::new() };
-            add_disk(&mut command, disk, &order)?;
+            add_node(&mut command, disk)?;
+            add_device(&mut command, disk.name, &order);
         }
+        self.late.iter().try_for_each(|disk| add_node(&mut command, disk))?;
         Ok(command)
     }
 
@@ -494,15 +500,23 @@ impl Format {
 }
 
 /// A node of its own for the file, so that it survives the unplugging of the device.
-fn add_disk(command: &mut Command, disk: &Disk, more: &str) -> Result<()> {
+fn add_node(command: &mut Command, disk: &Disk) -> Result<()> {
     let (name, file) = (disk.name, text(&disk.file)?);
     let format = disk.format.name();
     let node = format!("driver={format},node-name={name},discard=unmap,file.driver=file");
     let file = format!("file.node-name={name}-file,file.discard=unmap,file.filename={file}");
     command.args(["-blockdev", &format!("{node},{file}")]);
-    let device = format!("virtio-blk-pci,drive={name},id={},serial={name}{more}", device(name));
-    command.args(["-device", &device]);
     Ok(())
+}
+
+fn add_device(command: &mut Command, name: &str, more: &str) {
+    let device = format!("virtio-blk-pci,drive={name},id={},serial={}{more}", device(name), serial(name));
+    command.args(["-device", &device]);
+}
+
+/// What the disk says of itself.
+fn serial(disk: &str) -> &str {
+    if disk == TWIN { PRIMARY } else { disk }
 }
 
 /// What QEMU calls the device in which a disk is.

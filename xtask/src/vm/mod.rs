@@ -52,6 +52,8 @@ pub const ALL: [Debian; 2] = [Debian::Bookworm, Debian::Trixie];
 
 /// Serial number of the disk to be copied, 256 MiB: every sync, scrub and export of a test reads all of it.
 const PRIMARY: &str = "primary";
+/// The name of another disk that says it has that serial number.
+const TWIN: &str = "twin";
 
 /// Serial number of the disk to take the copy, 1536 MiB.
 const DPSR: &str = "dpsr";

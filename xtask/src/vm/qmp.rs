@@ -40,6 +40,12 @@ impl Qmp {
         self.next("return").map_err(|why| format!("QEMU {order} {arguments}: {why}"))
     }
 
+    /// Plugs a device in, with the node that has the name of the disk.
+    pub fn plug(&mut self, disk: &str, device: &str) -> Result<()> {
+        let members = format!("\"id\":\"{device}\",\"drive\":\"{disk}\",\"serial\":\"{disk}\"");
+        self.execute("device_add", &format!("{{\"driver\":\"virtio-blk-pci\",{members}}}"))
+    }
+
     /// Unplugs a device and waits until the guest has let it go.
     pub fn unplug(&mut self, device: &str) -> Result<()> {
         self.execute("device_del", &format!("{{\"id\":\"{device}\"}}"))?;

@@ -7,10 +7,10 @@ use super::failover::{record_in_initramfs, restarted, stands_on_dpsr};
 use super::{Rig, booted, init, is_the_primary};
 use crate::Result;
 use crate::vm::machine::{Disk, Machine, Start};
-use crate::vm::must;
+use crate::vm::{TWIN, must};
 
 /// Where the primary's root lies where nothing is under it.
-const PLAIN: &str = "/dev/vd";
+pub(super) const PLAIN: &str = "/dev/vd";
 
 /// Without the DPSR disk, by request, with a record that cannot be read.
 pub(super) fn not_wrapped(rig: &Rig) -> Result<()> {
@@ -75,14 +75,23 @@ pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
         fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         rig.primary.tried_out(&folder)
     };
-    let (primary, twin) = (over("first")?, Disk { name: "twin", ..over("second")? });
-    let mut machine = rig.machine(Start::Bios, &[&primary, &rig.dpsr, &twin])?;
+    let (primary, second) = (over("first")?, over("second")?);
+    let other = Disk { name: "other", ..second.clone() };
+    let mut machine = rig.machine(Start::Bios, &[&primary, &rig.dpsr, &other])?;
     booted(&mut machine, "beside a disk with the same partitions")?;
     is_the_primary(&mut machine)?;
+    machine.shut_down()?;
+
+    let twin = Disk { name: TWIN, ..second };
+    let mut machine = rig.machine(Start::Bios, &[&primary, &rig.dpsr, &twin])?;
+    booted(&mut machine, "beside a disk that says all that it says")?;
+    is_the_primary(&mut machine)?;
+    stands_on(&mut machine, PLAIN)?;
+    tells(&mut machine, "none of them is wrapped")?;
     machine.shut_down()
 }
 
-fn tells(machine: &mut Machine, words: &str) -> Result<()> {
+pub(super) fn tells(machine: &mut Machine, words: &str) -> Result<()> {
     let told = machine.guest()?.run(&format!("journalctl --boot --grep '{words}' --output cat"))?;
     must(told.output.contains(words), || format!("the journal does not say {words:?}: {}", told.output))
 }
@@ -94,7 +103,7 @@ fn with_words(machine: &mut Machine, words: &str) -> Result<()> {
     machine.guest()?.ok(&change).map(drop)
 }
 
-fn stands_on(machine: &mut Machine, device: &str) -> Result<()> {
+pub(super) fn stands_on(machine: &mut Machine, device: &str) -> Result<()> {
     let source = machine.guest()?.ok("findmnt --noheadings --output SOURCE /")?;
     must(source.starts_with(device), || format!("the root is {source}"))
 }
