@@ -115,7 +115,12 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     let _alone = alone()?;
     let mut config = config::choose(dir, name)?;
     // While a system runs from it, nobody gets it for writing.
-    let store = open::look(dir, Some(&config.name))?;
+    let store = open::look(dir, Some(&config.name)).map_err(|error| match error.kind() {
+        Kind::Refused | Kind::Device => {
+            error.next("connect it; or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
+        }
+        _ => error,
+    })?;
     if is_newer(store.contents.superblock.state) {
         let why = "the system is on it and nowhere else: without its loader nothing would start";
         return Err(Error::new(Kind::Refused, "taking away what boots", why)
@@ -153,9 +158,35 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     }
     flushed(esp.path())?;
     if nvram::is_there(root()) {
-        nvram::clear(&config.name, &guid(&esp)?)?;
+        nvram::clear(&config.name)?;
     }
     drop(esp);
+    switched_back(dir)
+}
+
+/// The same of a DPSR disk that is gone for good: what this machine has of it.
+///
+/// # Errors
+/// `Refused` where it is there, or the machine runs from it.
+pub fn forget(dir: &Path, name: Option<&str>) -> Result<bool> {
+    let _alone = alone()?;
+    let mut config = config::choose(dir, name)?;
+    let refused = |why: &str| {
+        Error::new(Kind::Refused, "forgetting the DPSR disk", why)
+            .left("nothing was changed")
+            .next("'dpsr boot uninstall' without --dpsr-lost takes away what it boots, too")
+    };
+    if failover::is_under_way() {
+        return Err(refused("this machine runs from its copy"));
+    }
+    if let Ok(store) = open::look(dir, Some(&config.name)) {
+        return Err(refused("it is there").on(store.dpsr.probe.name()));
+    }
+    config.boot = false;
+    config::save(dir, &config)?;
+    if nvram::is_there(root()) {
+        nvram::clear(&config.name)?;
+    }
     switched_back(dir)
 }
 

@@ -138,9 +138,9 @@ pub fn settle(name: &str, disk: &str, number: u32, guid: &str) -> Result<bool> {
 }
 
 /// Takes the entries of the pair `name` away.
-pub fn clear(name: &str, guid: &str) -> Result<()> {
+pub fn clear(name: &str) -> Result<()> {
     let list = list()?;
-    let (right, wrong) = list.ours(name, guid);
+    let (right, wrong) = list.ours(name, "");
     right.into_iter().chain(wrong).try_for_each(|ours| efibootmgr(&["-q", "-B", "-b", ours]).map(drop))
 }
 

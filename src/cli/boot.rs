@@ -42,8 +42,18 @@ pub(super) fn run(args: &Boot) -> Result<()> {
         BootVerb::Update(args) => updated(args, boot::update),
         BootVerb::Status(args) => status(args),
         BootVerb::Uninstall(args) => {
-            let switched = boot::uninstall(&args.config_dir, args.pair.as_deref())?;
-            say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
+            let (dir, pair) = (&args.common.config_dir, args.common.pair.as_deref());
+            let switched = match args.dpsr_lost {
+                true => boot::forget(dir, pair)?,
+                false => boot::uninstall(dir, pair)?,
+            };
+            say(match args.dpsr_lost {
+                true => {
+                    "This machine expects nothing of the DPSR disk any more. Should that come back, it still boots: \
+                         'dpsr boot uninstall' then."
+                }
+                false => "The DPSR disk boots nothing any more. The copy and its history are as they were.",
+            });
             if !switched {
                 say(
                     "The initramfs images and boot menu there are still know of it: 'dracut --force' and update-grub make \

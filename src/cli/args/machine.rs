@@ -62,7 +62,17 @@ pub enum BootVerb {
     /// Tell what the DPSR disk boots, and what is in the way of a boot without the primary
     Status(BootDone),
     /// Take everything that makes the DPSR disk boot away again; copy and history stay
-    Uninstall(Common),
+    Uninstall(BootUninstall),
+}
+
+/// `dpsr boot uninstall`
+#[derive(Debug, clap::Args)]
+pub struct BootUninstall {
+    /// The DPSR disk is gone for good: take away only what this machine has of it
+    #[arg(long)]
+    pub dpsr_lost: bool,
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// `dpsr boot install`

@@ -159,8 +159,19 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     marked(&mut machine, "third")?;
     let told = machine.guest()?.run("cat /run/motd.d/10-dpsr")?.output;
     must(!told.contains("RUNS FROM ITS COPY"), || told.clone())?;
+    given_up(&mut machine)?;
     machine.power_cut();
     Ok(())
+}
+
+/// Nobody can take away what is on that disk; the machine need not wait for it any more.
+fn given_up(machine: &mut Machine) -> Result<()> {
+    let refused = machine.guest()?.run("dpsr boot uninstall")?;
+    let told = refused.code != 0 && refused.output.contains("--dpsr-lost");
+    must(told, || format!("{}: {}", refused.code, refused.output))?;
+    let words = "dpsr boot uninstall --dpsr-lost && ! efibootmgr | grep DPSR && ! grep '^boot = true' /etc/dpsr/*.toml";
+    let done = machine.run_within(PATIENCE, words)?;
+    must(done.code == 0, || format!("giving the DPSR disk up: {done:?}"))
 }
 
 /// The machine runs, and what was cut off is as if it had not been.
