@@ -49,6 +49,8 @@ pub struct Started {
     pub marked: Marked,
     /// When the generation was taken: seconds since 1970, UTC.
     pub time: Option<u64>,
+    /// When the machine began to run from it, where that is known.
+    pub since: Option<u64>,
     /// The name of the DPSR disk.
     pub dpsr: String,
     /// The volumes that are on the primary still, and whether that is there.
@@ -144,7 +146,8 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
     }
     let time = contents.index.record(marked.from).map(|record| record.time);
     let stays = stays.map(|stays| (stays, primary.is_some()));
-    Ok(Started { marked, time, dpsr: name, stays })
+    let since = contents.live_since();
+    Ok(Started { marked, time, since, dpsr: name, stays })
 }
 
 /// No system came to run from the copy: the mark would only set it before a primary that is newer.

@@ -226,7 +226,9 @@ fn picked(dir: &Path, config: &PairConfig, pick: Option<Pick>) -> Option<Generat
 }
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {
-    let Started { marked, time, dpsr, stays } = started;
+    let Started { marked, time, since, dpsr, stays } = started;
+    let since =
+        since.filter(|_| marked.resumed).map_or(String::new(), |since| format!(" since {}", utc(since)));
     let age = time.map_or(String::new(), |time| {
         format!(" of {}, {} before this boot", utc(time), span(now().saturating_sub(time)))
     });
@@ -259,14 +261,12 @@ fn tell(config: &PairConfig, why: &str, started: &Started) {
             ),
         });
     }
-    say(Level::Warning, &format!("{what}; it runs from its copy on {dpsr}, because {why}.{rolled}"));
+    let told = format!("{what}; it runs from its copy on {dpsr}{since}, because {why}.{rolled}");
+    say(Level::Warning, &told);
     at_login(&format!(
-        "dpsr: THIS SYSTEM RUNS FROM ITS COPY on {dpsr},\n  because {why}.\n  {what}.{rolled}\n  No sync is made \
+        "dpsr: THIS SYSTEM RUNS FROM ITS COPY on {dpsr}{since},\n  because {why}.\n  {what}.{rolled}\n  No sync is made \
          meanwhile. The pair is {}.\n",
         config.name
     ));
-    let _told = fs::write(
-        failover::FLAG,
-        format!("{what}; it runs from its copy on {dpsr}, because {why}.{rolled}\n"),
-    );
+    let _told = fs::write(failover::FLAG, told + "\n");
 }

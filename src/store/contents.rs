@@ -217,6 +217,12 @@ impl Contents {
         Some(Generation(u64::from_le_bytes(word.try_into().expect("eight bytes"))))
     }
 
+    /// When a machine began to run from it: seconds since 1970, UTC. Not known where what that overwrites is not kept.
+    pub fn live_since(&self) -> Option<u64> {
+        let word = self.live_store()?.about.get(..8)?;
+        Some(u64::from_le_bytes(word.try_into().expect("eight bytes")))
+    }
+
     /// Refuses a store that belongs to a machine until that has a disk of its own again: whoever would change it.
     pub fn refuse_in_use(&self, doing: &str) -> Result<()> {
         let State::Aside(_) = self.superblock.state else { return self.refuse_live(doing) };

@@ -161,6 +161,7 @@ fn what_a_machine_overwrites_comes_back_and_history_goes_on() {
     let resumed = Marked { resumed: true, ..marked.clone() };
     assert_eq!(go_live(&mut store, None, NOW + 9, &mut any).unwrap(), resumed);
     assert_eq!(store.contents.superblock.sequence, before, "nothing is written for that");
+    assert_eq!(store.contents.live_since(), Some(NOW), "it began then");
     kernel.write(20, 0, &stamped(512, 9));
     assert_eq!(put_back(&mut store).unwrap(), Some(from));
     assert_eq!(store.contents.superblock.state, State::Clean(from));

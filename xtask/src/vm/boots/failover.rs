@@ -140,6 +140,9 @@ fn went_on(rig: &Rig, start: Start) -> Result<()> {
     is_the_primary(&mut machine)?;
     swaps(&mut machine)?;
     marked(&mut machine, "fourth")?;
+    let told = machine.guest()?.ok("cat /run/motd.d/*")?;
+    let year = machine.guest()?.ok("date --utc +' since %Y-'")?;
+    must(told.contains(year.trim_end()), || format!("nobody was told since when: {told}"))?;
     mark(&mut machine, "fifth")?;
     machine.shut_down()
 }
