@@ -23,7 +23,7 @@ pub(super) fn clone_of_the_dpsr_disk(rig: &Rig) -> Result<()> {
 
     let folder = rig.folder.join(CLONE);
     fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
-    let clone = Disk { name: CLONE, ..rig.dpsr.tried_out(&folder)? };
+    let clone = Disk { name: CLONE, ..rig.dpsr.tried_out_raw(&folder)? };
     let mut machine = on(rig, Start::Bios, &[&rig.primary, &clone], "with a clone of the DPSR disk")?;
     stands_on_dpsr(&mut machine)?;
     mark(&mut machine, "second")?;
