@@ -18,6 +18,7 @@ mod secure;
 mod soak;
 mod stays;
 mod stock;
+mod times;
 mod unwrapped;
 
 use std::cell::RefCell;
@@ -49,7 +50,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 34] = [
+const CASES: [Case; 35] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -78,6 +79,7 @@ const CASES: [Case; 34] = [
     ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
     ("lost_in_other_ways", Layout::Plain, lost::lost_in_other_ways),
     ("dpsr_disk_fails", Layout::Plain, lost::dpsr_disk_fails),
+    ("boot_times", Layout::Plain, times::boot_times),
     ("clone_of_the_dpsr_disk", Layout::Plain, decoys::clone_of_the_dpsr_disk),
     ("not_by_itself", Layout::Plain, choices::not_by_itself),
     ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),

@@ -97,7 +97,7 @@ pub(super) fn tells(machine: &mut Machine, words: &str) -> Result<()> {
 }
 
 /// Lets the primary's own loader say `words` from the next start on.
-fn with_words(machine: &mut Machine, words: &str) -> Result<()> {
+pub(super) fn with_words(machine: &mut Machine, words: &str) -> Result<()> {
     let menu = "/boot/grub/grub.cfg";
     let change = format!("sed -i -e 's/ dpsr[.]boot=[a-z]*//' -e 's/^ *linux .*/& {words}/' {menu} && sync");
     machine.guest()?.ok(&change).map(drop)

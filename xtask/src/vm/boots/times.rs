@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What being wrapped costs a start. The first start of a new system is not like later ones, so that plain and wrapped
+//! ones take turns here, after the same past.
+
+use super::failover::{Startup, on, record_in_initramfs, restarted, stands_on_dpsr, startup};
+use super::unwrapped::{PLAIN, stands_on, with_words};
+use super::{Rig, init, say};
+use crate::Result;
+use crate::vm::machine::Start;
+
+/// How often each way.
+const ROUNDS: usize = 5;
+
+/// A table of medians: seconds in the initramfs, and from the kernel's first to multi-user.
+pub(super) fn boot_times(rig: &Rig) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    let mut taken: [Vec<Startup>; 2] = Default::default();
+    for _ in 0..ROUNDS {
+        with_words(&mut machine, "dpsr.boot=off")?;
+        restarted(&mut machine, "plain")?;
+        stands_on(&mut machine, PLAIN)?;
+        taken[0].push(startup(&mut machine)?);
+        with_words(&mut machine, "")?;
+        restarted(&mut machine, "wrapped")?;
+        stands_on_dpsr(&mut machine)?;
+        taken[1].push(startup(&mut machine)?);
+    }
+    for (what, taken) in ["plain", "wrapped"].into_iter().zip(&taken) {
+        let (initramfs, all) = (median(taken, |it| it.0), median(taken, |it| it.1));
+        say(format_args!(
+            "| {what:<8} | initramfs {initramfs:5.1} s | from the kernel to multi-user {all:5.1} s | median of {ROUNDS} |"
+        ));
+    }
+    machine.shut_down()
+}
+
+fn median(taken: &[Startup], part: impl Fn(&Startup) -> f64) -> f64 {
+    let mut all: Vec<f64> = taken.iter().map(part).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
