@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::termios::{FlushArg, tcflush};
+
 use super::told::{Level, say};
 use crate::status::span;
 use crate::time::utc;
@@ -35,8 +37,7 @@ pub fn whether(why: &str, age: u64) -> Question<()> {
     Question::at(Path::new(CONSOLE), text, is_yes)
 }
 
-/// Asks which of the generations to start, each with the time it was taken: seconds since 1970, UTC; the newest one is the
-/// last.
+/// Asks which of the generations to start, each with the time it was taken: seconds since 1970, UTC.
 pub fn which(generations: Vec<(Generation, u64)>) -> Question<Generation> {
     say(Level::Warning, "the console is asked which generation to start");
     let text = listed(&generations);
@@ -51,18 +52,12 @@ fn listed(generations: &[(Generation, u64)]) -> String {
     let shown = &generations[generations.len().saturating_sub(SHOWN)..];
     let lines: String =
         shown.iter().map(|(generation, time)| format!("\r\n  {generation:>6}  {}", utc(*time))).collect();
-    format!(
-        "generations of this machine:{lines}\r\nWhich one is to start? Type its number and Enter; Enter alone starts the last"
-    )
+    format!("generations of this machine:{lines}\r\nWhich one is to start? Type its number and Enter")
 }
 
 fn named(generations: &[(Generation, u64)], answer: &str) -> Option<Generation> {
-    let mut all = generations.iter().map(|(generation, _)| *generation);
-    if answer.is_empty() {
-        return all.next_back();
-    }
     let number = Generation(answer.parse().ok()?);
-    all.find(|generation| *generation == number)
+    generations.iter().map(|(generation, _)| *generation).find(|generation| *generation == number)
 }
 
 impl<T: Send + 'static> Question<T> {
@@ -100,6 +95,8 @@ impl<T: Send + 'static> Question<T> {
 fn answered<T>(console: &Path, text: &str, accept: &impl Fn(&str) -> Option<T>) -> io::Result<Option<T>> {
     let mut lines = BufReader::new(OpenOptions::new().read(true).append(true).open(console)?);
     let ask = |console: &mut File| write!(console, "\r\ndpsr: {text}: ");
+    // What was typed before is no answer: once a copy was started, it goes on.
+    tcflush(lines.get_ref(), FlushArg::TCIFLUSH).unwrap_or_default();
     ask(lines.get_mut())?;
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
@@ -117,6 +114,7 @@ mod tests {
     use super::*;
     use nix::pty::{OpenptyResult, openpty};
     use nix::unistd::ttyname;
+    use std::io::Read;
     use std::thread::sleep;
 
     /// A console that somebody sits at. It is one as long as its own end stays open.
@@ -125,12 +123,24 @@ mod tests {
         (File::from(terminal.master.try_clone().unwrap()), terminal)
     }
 
+    /// Waits until the question is there to be read.
+    fn read(person: &mut File, words: &str) {
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains(words) {
+            let mut more = [0; 256];
+            let read = person.read(&mut more).unwrap();
+            said.extend(&more[..read]);
+        }
+    }
+
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn only_yes_is_yes() {
         let (mut person, terminal) = console();
+        person.write_all(b"yes\n").unwrap();
         let question = Question::at(&ttyname(&terminal.slave).unwrap(), "start it?".to_owned(), is_yes);
+        read(&mut person, "start it?");
         person.write_all(b"\nno\nyesterday\n").unwrap();
         sleep(Duration::from_millis(200));
         assert_eq!(question.answer(), None);
@@ -141,21 +151,21 @@ mod tests {
     #[test]
     fn one_of_those_there_are() {
         let all = [(Generation(3), 1_763_500_000), (Generation(12), 1_763_600_000)];
-        let ask = |typed: &[u8]| {
-            let (mut person, terminal) = console();
-            let question = Question::at(&ttyname(&terminal.slave).unwrap(), listed(&all), move |answer| {
-                named(&all, answer)
-            });
-            person.write_all(typed).unwrap();
-            question.within(PATIENCE)
-        };
-        assert_eq!(ask(b"4\n-3\nthree\n3\n"), Some(Generation(3)));
-        assert_eq!(ask(b"\n"), Some(Generation(12)));
+        let (mut person, terminal) = console();
+        person.write_all(b"12\n").unwrap();
+        let question =
+            Question::at(&ttyname(&terminal.slave).unwrap(), listed(&all), move |answer| named(&all, answer));
+        read(&mut person, "and Enter");
+        person.write_all(b"\n4\n-3\nthree\n").unwrap();
+        sleep(Duration::from_millis(200));
+        assert_eq!(question.answer(), None);
+        person.write_all(b"3\n").unwrap();
+        assert_eq!(question.within(PATIENCE), Some(Generation(3)));
         insta::assert_snapshot!(listed(&all).replace('\r', ""), @r"
         generations of this machine:
                3  2025-11-18 21:06:40Z
               12  2025-11-20 00:53:20Z
-        Which one is to start? Type its number and Enter; Enter alone starts the last
+        Which one is to start? Type its number and Enter
         ");
     }
 }

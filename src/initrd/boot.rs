@@ -24,6 +24,7 @@ use crate::failback::finish::{Finished, finish};
 use crate::failover::decide::{Asked, Choice, is_newer};
 use crate::failover::presence::{self, Presence};
 use crate::failover::{self, Started, Wanted};
+use crate::format::index::Record;
 use crate::format::superblock::State;
 use crate::open::{self, now};
 use crate::pair::sysfs::Roots;
@@ -183,7 +184,7 @@ fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     }
     let line = CmdLine::of_kernel();
     let wanted = match line.boot {
-        Boot::Force => Wanted { generation: picked(dir, config, line.generation), live: line.live },
+        Boot::Force => Wanted { generation: picked(dir, config, line.generation)?, live: line.live },
         _ => Wanted::default(),
     };
     let started = failover::start(&Roots::default(), config, &wanted, now())?;
@@ -205,24 +206,39 @@ fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// The generation to start. Where nobody says one, or a system goes on from the copy, none.
-fn picked(dir: &Path, config: &PairConfig, pick: Option<Pick>) -> Option<Generation> {
-    match pick? {
-        Pick::Exactly(generation) => Some(generation),
-        Pick::Asked => {
-            let store = open::look(dir, Some(&config.name)).ok()?;
-            if is_newer(store.contents.superblock.state) {
-                return None;
-            }
-            let all = &store.contents.index.generations;
-            let answer =
-                ask::which(all.iter().map(|one| (one.generation, one.time)).collect()).within(THINKING);
-            if answer.is_none() {
-                say(Level::Warning, "nobody has said which generation to start: it is the newest");
-            }
-            answer
-        }
+/// The generation to start; the newest one, or that from which a system goes on, where it is `None`.
+fn picked(dir: &Path, config: &PairConfig, pick: Option<Pick>) -> Result<Option<Generation>> {
+    match pick {
+        None => Ok(None),
+        Some(Pick::Exactly(generation)) => Ok(Some(generation)),
+        Some(Pick::Asked) => asked_for(dir, config),
     }
+}
+
+fn asked_for(dir: &Path, config: &PairConfig) -> Result<Option<Generation>> {
+    let deadline = Instant::now() + BUSY;
+    let store = loop {
+        match open::look(dir, Some(&config.name)) {
+            Err(_) if Instant::now() < deadline => sleep(GLANCE),
+            looked => break looked?,
+        }
+    };
+    if is_newer(store.contents.superblock.state) {
+        return Ok(None);
+    }
+    let refused = |why| {
+        Error::new(Kind::Refused, "asking which generation to start", why)
+            .on(store.dpsr.probe.name())
+            .left("nothing was written")
+    };
+    // What a sync that was cut off was to make is rolled back.
+    let whole = |one: &&Record| store.contents.current().is_some_and(|newest| one.generation <= newest);
+    let all = store.contents.index.generations.iter().filter(whole);
+    let all: Vec<_> = all.map(|one| (one.generation, one.time)).collect();
+    if all.is_empty() {
+        return Err(refused("it holds no complete generation"));
+    }
+    ask::which(all).within(THINKING).map(Some).ok_or_else(|| refused("nobody has said one"))
 }
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {

@@ -78,7 +78,7 @@ fn chosen(rig: &Rig) -> Result<()> {
 }
 
 /// What the initramfs asks, and the answer.
-const FIRST: Answer = Answer { question: "Enter alone starts the last: ", typed: "1" };
+const FIRST: Answer = Answer { question: "Type its number and Enter: ", typed: "1" };
 
 fn older(rig: &Rig) -> Result<()> {
     let [primary, dpsr] = apart(rig, "older")?;
