@@ -11,8 +11,8 @@ use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::typist::Answer;
 use crate::vm::{PRIMARY, faults, must};
 
-/// The unit that decides has begun.
-const DECIDING: &str = "Decides whether this machine is started from its copy";
+/// The unit that decides has begun; systemd leaves out the middle of long lines.
+const DECIDING: &str = "achine is started from its copy";
 
 /// What ends the question, and the answer to it.
 const AGREES: Answer = Answer { question: "Type yes and Enter: ", typed: "yes" };
