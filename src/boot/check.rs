@@ -160,16 +160,10 @@ pub fn counting(kind: &str, on_partition: bool, forgotten: bool) -> Vec<Finding>
     )]
 }
 
-/// The same where systemd-boot counts, which it does in the names of entries that got a number of tries.
-/// (systemd-boot(7), kernel-install(8))
-pub fn counting_of_entries(tries: Option<&str>) -> Vec<Finding> {
-    match tries {
-        Some(tries) if tries.trim().parse::<u32>().is_ok_and(|tries| tries > 0) => Vec::new(),
-        _ => vec![Finding::known(
-            "starts that fail are not counted (tries): systemd-boot counts those of entries with a number of tries",
-            "write that number to /etc/kernel/tries, then kernel-install add $(uname -r) /boot/vmlinuz-$(uname -r)",
-        )],
-    }
+/// systemd-boot counts only until a system has come up once.
+pub fn not_counted() -> Option<Finding> {
+    let what = "starts that fail are not counted (tries): GRUB would do that, and systemd-boot has started this system";
+    Some(Finding::known(what, "nothing; its menu starts the copy, or take tries out of the record"))
 }
 
 /// What is between the root's filesystem and a disk, and is not there by itself.
@@ -301,8 +295,6 @@ mod tests {
         assert!(off[0].change.contains("systemctl enable dpsr-came-up.service"), "{off:?}");
         let told = told([counting("btrfs", true, true), counting("ext4", false, true)].concat());
         assert!(told.starts_with("known starts that fail are not counted"), "{told}");
-        assert_eq!(counting_of_entries(Some("3\n")), []);
-        assert_eq!(counting_of_entries(Some("0")), counting_of_entries(None));
         assert!(told.contains("is btrfs") && told.contains("does not lie on a partition"), "{told}");
     }
 

@@ -25,9 +25,6 @@ use crate::units::Bytes;
 /// There where what forgets counted starts is enabled.
 const COUNTED: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
 
-/// How many starts the entries that kernel-install(8) makes have.
-const TRIES: &str = "etc/kernel/tries";
-
 /// How it stands with the boot from the DPSR disk.
 #[derive(Clone, Debug, Serialize)]
 pub struct BootStatus {
@@ -119,10 +116,7 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     if config.failover.tries.is_some() {
         let (kind, on_partition) = facts::boot_place(&roots);
         match sdboot::is_used(root()) {
-            true => {
-                let tries = fs::read_to_string(root().join(TRIES));
-                found.extend(check::counting_of_entries(tries.ok().as_deref()));
-            }
+            true => found.extend(check::not_counted()),
             false => found.extend(check::counting(&kind, on_partition, root().join(COUNTED).exists())),
         }
     }

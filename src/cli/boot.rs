@@ -32,7 +32,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             }
             if boot::is_started_by_systemd_boot() {
                 say(
-                    "The next kernel-install adds an entry that starts the copy to the primary's own boot menu.",
+                    "The next kernel-install adds entries that start the copy to the primary's own boot menu.",
                 );
             } else if Path::new(OWN_MENU).exists() {
                 say("update-grub adds an entry that leads there to the primary's own boot menu.");

@@ -16,7 +16,7 @@ use super::hide;
 use super::steps::Steps;
 use super::told::{Level, at_login, say};
 use super::upon;
-use super::wrap::mask_gpt_auto;
+use super::wrap::{mask_gpt_auto, masked};
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
@@ -41,6 +41,13 @@ const READING: Duration = Duration::from_secs(60);
 
 /// The same where they typed what could not be done.
 const READING_TYPED: Duration = Duration::from_secs(900);
+
+/// Units until the next boot. (systemd.unit(5))
+const UNITS: &str = "/run/systemd/system";
+
+/// Tells systemd-boot that an entry whose starts are counted came up: that is one of the primary's ESP, which the copy has
+/// not.
+const BLESSING: &str = "systemd-bless-boot.service";
 
 /// How long somebody at the console may think about which generation to start.
 const THINKING: Duration = Duration::from_secs(900);
@@ -181,6 +188,9 @@ fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     say(Level::Warning, &format!("starting the copy: {why}"));
     if let Err(error) = mask_gpt_auto() {
         say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
+    }
+    if let Err(error) = masked(UNITS, BLESSING) {
+        say(Level::Warning, &format!("{error}, ignoring: that unit may fail"));
     }
     let line = CmdLine::of_kernel();
     let wanted = match line.boot {

@@ -21,14 +21,13 @@ mod upon;
 mod wrap;
 
 use std::env;
-use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::failover::fill::Fill;
 use crate::failover::hold;
 use crate::sys::process::apart;
-use told::{Level, say};
+use told::{Level, Log, say};
 
 /// The records of pairs in the initramfs.
 const RECORDS: &str = "/etc/dpsr";
@@ -48,7 +47,7 @@ pub fn main() -> ExitCode {
         ["wrap"] => wrap::event(dir),
         ["hold", node, name] => {
             // The root of the initramfs, with its names, goes away under this process.
-            let mut log = told::log();
+            let mut log = Log::open();
             if let Err(error) = hold::forever(Path::new(node), name, |fill| filling(log.as_mut(), fill)) {
                 say(Level::Warning, &error.to_string());
             }
@@ -72,11 +71,10 @@ pub fn main() -> ExitCode {
 }
 
 /// The room of a machine that runs from its copy is running out.
-fn filling(log: Option<&mut File>, fill: Fill) {
+fn filling(log: Option<&mut Log>, fill: Fill) {
     let (used, size, percent) = (fill.used, fill.size, fill.percent());
     let Some(log) = log else { return };
-    told::say_in(
-        log,
+    log.say(
         Level::Warning,
         &format!(
             "this system runs from its copy, and {percent} % of the room for what it changes is taken: {used} of \

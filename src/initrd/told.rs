@@ -19,19 +19,40 @@ pub enum Level {
 
 /// Writes a line into the kernel's log, which is on the console and ends up in the journal.
 pub fn say(level: Level, text: &str) {
-    if log().is_none_or(|mut log| !say_in(&mut log, level, text)) {
+    if Log::open().is_none_or(|mut log| !log.say(level, text)) {
         let _nobody = std::io::stderr().write_all(line(level, text).as_bytes());
     }
 }
 
-/// The kernel's log, for who outlives the root in which it has a name.
-pub fn log() -> Option<File> {
-    File::options().write(true).open("/dev/kmsg").ok()
+/// The kernel's log, open, for who outlives the root in which it has a name; and the console, where the kernel keeps
+/// warnings from it, as it does when it was told to be quiet.
+pub struct Log {
+    log: File,
+    console: Option<File>,
 }
 
-/// Writes a line into it. Whether that could be done.
-pub fn say_in(log: &mut File, level: Level, text: &str) -> bool {
-    log.write_all(line(level, text).as_bytes()).is_ok()
+impl Log {
+    /// Opens both.
+    pub fn open() -> Option<Self> {
+        let log = File::options().write(true).open("/dev/kmsg").ok()?;
+        let printk = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
+        let console = is_quiet(&printk).then(|| File::options().append(true).open("/dev/console").ok());
+        Some(Self { log, console: console.flatten() })
+    }
+
+    /// Writes a line. Whether that could be done.
+    pub fn say(&mut self, level: Level, text: &str) -> bool {
+        if let Some(console) = self.console.as_mut().filter(|_| level == Level::Warning) {
+            let _hung_up = write!(console, "\r\ndpsr: {}\r\n", text.replace('\n', " "));
+        }
+        self.log.write_all(line(level, text).as_bytes()).is_ok()
+    }
+}
+
+/// Whether warnings are kept from the console: only what is more urgent than its level gets there. (proc(5))
+fn is_quiet(printk: &str) -> bool {
+    let level = printk.split_whitespace().next().and_then(|level| level.parse::<u8>().ok());
+    level.is_some_and(|level| level <= Level::Warning as u8)
 }
 
 fn line(level: Level, text: &str) -> String {
@@ -49,4 +70,16 @@ pub fn at_login(text: &str) {
 /// Answers the rule that called: what is printed becomes properties of the device.
 pub fn to_udev(properties: &str) {
     let _gone = writeln!(std::io::stdout(), "{properties}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_console_is_told_too() {
+        // As the kernel is started by Debian's installer, without its word, and by somebody who wants to see all.
+        assert!(is_quiet("4\t4\t1\t7\n"));
+        assert!(!is_quiet("7\t4\t1\t7\n") && !is_quiet("8 4 1 7") && !is_quiet(""));
+    }
 }

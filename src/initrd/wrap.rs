@@ -135,8 +135,13 @@ fn wrap_recorded(config: &PairConfig, links: String) -> Result<()> {
 /// The generator would wait for partitions of the disk node, which have no nodes of the kernel's.
 /// (systemd-gpt-auto-generator(8))
 pub(super) fn mask_gpt_auto() -> Result<()> {
-    let mask = Path::new(GENERATORS).join("systemd-gpt-auto-generator");
-    let made = fs::create_dir_all(GENERATORS).and_then(|()| match symlink("/dev/null", &mask) {
+    masked(GENERATORS, "systemd-gpt-auto-generator")
+}
+
+/// What is called `name` in `folder` is nothing until the next boot.
+pub(super) fn masked(folder: &str, name: &str) -> Result<()> {
+    let mask = Path::new(folder).join(name);
+    let made = fs::create_dir_all(folder).and_then(|()| match symlink("/dev/null", &mask) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         outcome => outcome,
     });

@@ -100,13 +100,13 @@ fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
 }
 
 /// How many starts may fail.
-pub(super) const TRIES: u32 = 2;
+const TRIES: u32 = 2;
 
 /// What is wrong with a system, how it comes to be, and what the console says last of it.
 type Way<'a> = (&'static str, &'a str, &'static str);
 
 /// What is said where there is no init to go on with; the machine stays like that.
-pub(super) const NO_INIT: &str = "No /sbin/init, trying fallback";
+const NO_INIT: &str = "No /sbin/init, trying fallback";
 
 const OTHER_WAYS: [Way<'static>; 3] = [
     ("no initramfs", "truncate --size 1M /boot/initrd.img-$(uname -r) && sync", "Kernel panic"),

@@ -3,9 +3,8 @@
 
 use std::fs;
 
-use super::broken::{INIT, NO_INIT, TRIES};
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
-use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
+use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary};
 use crate::Result;
 use crate::json::Json;
 use crate::vm::installed::TOKEN;
@@ -13,13 +12,13 @@ use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::must;
 use crate::vm::typist::Answer;
 
-/// The disk is pulled; it is there again, and entries of its own menu lead to the copy: to the newest generation, to the
-/// one that is named at the console, and by itself, where the system does not come up.
+/// The disk is pulled; it is there again, and entries of its own menu lead to the copy: to the newest generation, and to the
+/// one that is named at the console.
 pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
     prepared(rig)?;
     chosen(rig)?;
     older(rig)?;
-    left_by_itself(rig)?;
+    beside_counted(rig)?;
 
     let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
     started_by_it(&mut machine)?;
@@ -90,27 +89,26 @@ fn older(rig: &Rig) -> Result<()> {
     machine.shut_down()
 }
 
-/// Starts are counted by the name of the entry; once all are used up, what is beside it is next.
-fn left_by_itself(rig: &Rig) -> Result<()> {
-    let [primary, dpsr] = apart(rig, "left")?;
-    let both = [&primary, &dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary")?;
+/// Starts of the primary are counted, and none is left: its own entry is first all the same, and the copy can be chosen.
+fn beside_counted(rig: &Rig) -> Result<()> {
+    let [primary, dpsr] = apart(rig, "counted")?;
+    let mut machine = on(rig, Start::Uefi, &[&primary, &dpsr], "the primary")?;
     let entry = format!("/boot/efi/loader/entries/{TOKEN}-$(uname -r)");
     let counted = format!(
-        "mv {entry}.conf {entry}+{TRIES}.conf && {add} && test ! -e {entry}-dpsr.conf && \
-         printf '\n[failover]\ntries = {TRIES}\n' >>/etc/dpsr/system.toml && {add} && \
-         test -e {entry}-dpsr.conf && test -e {entry}-dpsr-older.conf && mv {INIT} /root/ && sync",
+        "mv {entry}.conf {entry}+1.conf && cp {entry}+1.conf {entry}+deb13-amd64.conf && {add} && \
+         rm {entry}+deb13-amd64.conf && test ! -e {entry}-dpsr.conf && \
+         test -e {entry}-dpsr+0.conf && test -e {entry}-dpsr-older+0.conf && sync",
         add = hook("add")
     );
-    machine
-        .run_within(PATIENCE, &counted)
-        .and_then(|done| must(done.code == 0, || format!("starts are to be counted: {done:?}")))?;
-    machine.power_cut();
-    for _ in 0..TRIES {
-        let took = rig.machine(Start::Uefi, &both)?.watch(&[NO_INIT], PATIENCE)?;
-        say(format_args!("there is no init, until it gives up: {:.1} s", took.as_secs_f64()));
+    let done = machine.run_within(PATIENCE, &counted)?;
+    must(done.code == 0, || format!("starts are to be counted: {done:?}"))?;
+    for left in ["one try", "no try"] {
+        machine.power_cut();
+        machine = on(rig, Start::Uefi, &[&primary, &dpsr], &format!("the primary, {left} left"))?;
+        marked(&mut machine, "third")?;
     }
-    let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;
+    choose(&mut machine, "*-dpsr.conf")?;
+    restarted(&mut machine, "the copy, chosen beside it")?;
     runs_from_the_copy(&mut machine, "second", "live")?;
     machine.shut_down()
 }
@@ -145,10 +143,10 @@ fn recovery_entries(machine: &mut Machine) -> Result<()> {
     let right = [
         "title Recover from",
         "sort-key debian-dpsr\n",
-        "rcu_expedited=1 dpsr.boot=force\n",
+        "rcu_expedited=1 dpsr.boot=force noresume",
         "title Recover an older",
         "sort-key debian-dpsr-older\n",
-        "dpsr.boot=force dpsr.generation=ask\n",
+        "rd.retry=1800 dpsr.generation=ask\n",
     ];
     let all = right.iter().all(|it| made.output.contains(it));
     must(made.code == 0 && all, || format!("the entries: {made:?}"))?;
