@@ -4,6 +4,7 @@
 //! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
 //!   ([`grub`]); or, by UEFI, systemd-boot ([`sdboot`]), where that has started the system.
 //! * What they start is a [`set`]: kernel, initramfs, records of the pairs.
+//! * The primary's own [`menu`] leads to them.
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
 //!
@@ -24,6 +25,7 @@ mod grub;
 mod kernel;
 mod kernels;
 mod line;
+mod menu;
 mod nvram;
 mod place;
 mod report;
@@ -41,6 +43,8 @@ use crate::error::{Error, Kind, Result};
 use crate::failover;
 use crate::failover::decide::is_newer;
 use crate::open::{self, OpenStore, now};
+use crate::pair::open::{PrimaryUse, open_primary};
+use crate::pair::sysfs::Roots;
 use crate::status::status;
 
 pub use check::Finding;
@@ -69,6 +73,18 @@ pub struct Updated {
     /// What did not go as it should, and leaves a disk that boots.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// On the ESP: what started the primary, as the firmware's list says.
+const OWN_ENTRY: &str = "dpsr/primary-entry.json";
+
+/// What was as it had been before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uninstalled {
+    /// Whether the primary's own boot menu had entries that led to the DPSR disk.
+    pub menu: bool,
+    /// Whether another initramfs generator has its place back.
+    pub switched: bool,
 }
 
 /// Where the system is; tests have another one.
@@ -110,8 +126,8 @@ fn brought_up_to_date(dir: &Path, name: &str) -> Result<Updated> {
 }
 
 /// Takes away what makes the DPSR disk boot; its store stays. Where dracut took the place of another generator for it,
-/// and no other pair boots, that comes back: `true`.
-pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
+/// and no other pair boots, that comes back.
+pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     let _alone = alone()?;
     let mut config = config::choose(dir, name)?;
     // While a system runs from it, nobody gets it for writing.
@@ -140,9 +156,9 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
     drop(store);
     let store = open::store(dir, Some(&config.name))?;
     if store.dpsr.store.esp.is_none() {
-        return switched_back(dir);
+        return as_before(dir);
     }
-    let Some(esp) = Esp::mount(&store, Access::Write)? else { return switched_back(dir) };
+    let Some(esp) = Esp::mount(&store, Access::Write)? else { return as_before(dir) };
     let flushed = |top: &Path| {
         place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
     };
@@ -161,14 +177,14 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<bool> {
         nvram::clear(&config.name)?;
     }
     drop(esp);
-    switched_back(dir)
+    as_before(dir)
 }
 
 /// The same of a DPSR disk that is gone for good: what this machine has of it.
 ///
 /// # Errors
 /// `Refused` where it is there, or the machine runs from it.
-pub fn forget(dir: &Path, name: Option<&str>) -> Result<bool> {
+pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     let _alone = alone()?;
     let mut config = config::choose(dir, name)?;
     let refused = |why: &str| {
@@ -187,7 +203,16 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<bool> {
     if nvram::is_there(root()) {
         nvram::clear(&config.name)?;
     }
-    switched_back(dir)
+    as_before(dir)
+}
+
+/// What the primary's system has of it, as it was before.
+fn as_before(dir: &Path) -> Result<Uninstalled> {
+    let menu = menu::clear(root()).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: the primary's boot menu may lead to the DPSR disk");
+        false
+    });
+    switched_back(dir).map(|switched| Uninstalled { menu, switched })
 }
 
 /// Where another pair boots, or nobody knows whether it does, dracut goes on making the images.
@@ -387,11 +412,33 @@ impl Shown {
     }
 }
 
-/// The entry in the firmware's list. Whether it was written.
+/// What started the primary is noted, and made again where the firmware has lost it, as some do with the disk: what
+/// starts the system then is the DPSR disk's loader. Whether it was lost.
+fn primarys_entry(store: &OpenStore, esp: &Esp) -> Result<bool> {
+    if failover::is_under_way() {
+        return Ok(false);
+    }
+    let primary = open_primary(&Roots::default(), &store.config, PrimaryUse::Live)?;
+    let has = |own: &nvram::Own| {
+        let partitions = &primary.table.partitions;
+        partitions.iter().any(|it| it.number == own.part && it.id.eq_ignore_ascii_case(&own.guid))
+    };
+    if let Some(own) = nvram::own()?.filter(has) {
+        let text = serde_json::to_vec(&own).expect("numbers and texts are always JSON");
+        place::settle(esp.path(), OWN_ENTRY, &text)?;
+        return Ok(false);
+    }
+    let noted = fs::read(esp.path().join(OWN_ENTRY)).ok();
+    let own = noted.and_then(|text| serde_json::from_slice(&text).ok()).filter(has);
+    own.map_or(Ok(false), |own| nvram::restore(&own, &primary.probe.canonical.display().to_string()))
+}
+
+/// The entries in the firmware's list. Whether one was written.
 fn in_firmware(store: &OpenStore, esp: &Esp) -> Result<bool> {
+    let restored = primarys_entry(store, esp)?;
     let number = esp.number().ok_or_else(not_installed)?;
     let disk = store.dpsr.probe.canonical.display().to_string();
-    nvram::settle(&store.config.name, &disk, number, &guid(esp)?)
+    nvram::settle(&store.config.name, &disk, number, &guid(esp)?).map(|settled| settled || restored)
 }
 
 /// The partition's GUID, as udev and blkid read it from the table of the proven disk.

@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 use crate::mount::tool;
 
@@ -74,11 +76,66 @@ impl List {
         order
     }
 
+    fn own(&self, number: &str) -> Option<Own> {
+        self.entries.iter().find(|(entry, _)| entry == number).and_then(|(_, rest)| Own::parse(rest))
+    }
+
+    /// Whether there is an entry for something on the partition `guid`.
+    fn starts(&self, guid: &str) -> bool {
+        self.entries.iter().any(|(_, rest)| rest.to_ascii_lowercase().contains(guid))
+    }
+
     /// Whether an entry is that of any pair.
     fn is_a_copy(&self, number: &str) -> bool {
         let mut entries = self.entries.iter().filter(|(entry, _)| entry == number);
         entries.any(|(_, rest)| rest.starts_with(&format!("{LABEL} ")))
     }
+}
+
+/// The entry that starts the primary, as far as it can be made again of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// What the firmware calls it.
+    label: String,
+    /// The number of the partition with the loader.
+    pub part: u32,
+    /// The GUID of that partition.
+    pub guid: String,
+    /// The path of the loader there.
+    loader: String,
+}
+
+impl Own {
+    /// Of the description of an entry: label, a tab, `HD(1,GPT,guid,start,size)/` and the path, within `File()` as older
+    /// versions of efibootmgr print it.
+    fn parse(rest: &str) -> Option<Self> {
+        let (label, path) = rest.split_once('\t')?;
+        let (device, file) = path.strip_prefix("HD(")?.split_once(")/")?;
+        let mut parts = device.split(',');
+        let part = parts.next()?.parse().ok()?;
+        let guid = parts.nth(1)?.to_ascii_lowercase();
+        let loader = match file.strip_prefix("File(") {
+            Some(file) => file.split_once(')')?.0,
+            None => file.split('\t').next()?,
+        };
+        let (label, loader) = (label.to_owned(), loader.trim_end().to_owned());
+        loader.starts_with('\\').then_some(Self { label, part, guid, loader })
+    }
+}
+
+/// The entry that has started this system, where that is one for a partition, and no pair's.
+pub fn own() -> Result<Option<Own>> {
+    let list = list()?;
+    Ok(list.current.as_ref().filter(|current| !list.is_a_copy(current)).and_then(|current| list.own(current)))
+}
+
+/// Makes an entry again that the firmware has lost, before all others; `disk` has its partition. Whether it was lost.
+pub fn restore(own: &Own, disk: &str) -> Result<bool> {
+    if list()?.starts(&own.guid) {
+        return Ok(false);
+    }
+    let part = own.part.to_string();
+    efibootmgr(&["-q", "-C", "-d", disk, "-p", &part, "-L", &own.label, "-l", &own.loader]).map(|_| true)
 }
 
 fn label(name: &str) -> String {
@@ -183,6 +240,28 @@ mod tests {
             list.order = ["0005", "0003", "0004", "0001"].map(str::to_owned).into();
             assert_eq!(list.with("0004"), list.order, "{current:?}");
         }
+    }
+
+    #[test]
+    fn what_started_the_primary_can_be_made_again() {
+        let loader = "\\EFI\\debian\\shimx64.efi".to_owned();
+        let own = Own { label: "debian".to_owned(), part: 2, guid: "ab-11".to_owned(), loader };
+        for path in [
+            "File(\\EFI\\debian\\shimx64.efi)",
+            "\\EFI\\debian\\shimx64.efi",
+            "\\EFI\\debian\\shimx64.efi\t4d00",
+        ] {
+            let rest = format!("debian\tHD(2,GPT,AB-11,0x1000,0x20000)/{path}");
+            assert_eq!(Own::parse(&rest).as_ref(), Some(&own), "{rest}");
+        }
+        for other in
+            ["UEFI Misc Device\tPciRoot(0x0)/Pci(0x3,0x0)", "UiApp\tFvVol(7cb8)/FvFile(462c)", "debian", ""]
+        {
+            assert_eq!(Own::parse(other), None, "{other}");
+        }
+        let list = list();
+        assert_eq!(list.own("0003").map(|own| own.guid).as_deref(), Some("1111"));
+        assert!(list.starts("1111") && !list.starts("2222"));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
         BootVerb::Status(args) => status(args),
         BootVerb::Uninstall(args) => {
             let (dir, pair) = (&args.common.config_dir, args.common.pair.as_deref());
-            let switched = match args.dpsr_lost {
+            let done = match args.dpsr_lost {
                 true => boot::forget(dir, pair)?,
                 false => boot::uninstall(dir, pair)?,
             };
@@ -54,13 +54,15 @@ pub(super) fn run(args: &Boot) -> Result<()> {
                 }
                 false => "The DPSR disk boots nothing any more. The copy and its history are as they were.",
             });
-            if !switched {
+            if done.menu {
+                say("The primary's own boot menu does not lead there any more.");
+            }
+            if !done.switched {
                 say(
-                    "The initramfs images and boot menu there are still know of it: 'dracut --force' and update-grub make \
-                     them as they would be without.",
+                    "The initramfs images there are still know of it, until 'dracut --force' makes them anew.",
                 );
             }
-            if switched {
+            if done.switched {
                 say("initramfs-tools has its place back, and has made the initramfs of each kernel.");
                 say(
                     "From the next start on no primary is wrapped by itself: a sync takes 'dpsr wrap' or --offline.",

@@ -253,8 +253,7 @@ fn asked_for(dir: &Path, config: &PairConfig) -> Result<Option<Generation>> {
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {
     let Started { marked, time, since, dpsr, stays } = started;
-    let since =
-        since.filter(|_| marked.resumed).map_or(String::new(), |since| format!(" since {}", utc(since)));
+    let since = since.map_or(String::new(), |since| format!(" since {}", utc(since)));
     let age = time.map_or(String::new(), |time| {
         format!(" of {}, {} before this boot", utc(time), span(now().saturating_sub(time)))
     });

@@ -257,7 +257,9 @@ fn is_the_primary(machine: &mut Machine) -> Result<()> {
     let esp = guest.ok("findmnt --noheadings --output FSTYPE /boot/efi")?;
     must(esp.trim() == "vfat", || format!("on /boot/efi there is {esp:?}"))?;
     let units = guest.ok("systemctl is-system-running --wait; systemctl --failed --no-legend")?;
-    must(units == "running\n", || format!("units that failed: {units}"))
+    must(units == "running\n", || format!("units that failed: {units}"))?;
+    let waited = guest.run("journalctl --boot --output cat --grep 'Timed out waiting for device'")?;
+    must(!waited.output.contains("Timed out"), || format!("units that waited: {}", waited.output))
 }
 
 /// The primary boots as BIOS finds it, beside a DPSR disk that nothing was done with.

@@ -73,8 +73,8 @@ pub(super) fn with_entry(rig: &Rig, more: &str) -> Result<Machine> {
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
     machine.guest()?.ok(&format!("printf '{more}' >>/etc/dpsr/system.toml"))?;
-    record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
     entry_of_primary(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     Ok(machine)

@@ -40,12 +40,14 @@ fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
     is_the_primary(&mut machine)?;
     let normal = startup(&mut machine)?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
     directly_after_the_primary(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
     root_by_partuuid(&mut machine)?;
+    entry_of_its_own(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
+    directly_after_the_primary_itself(&mut machine)?;
     let wrapped = startup(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
@@ -74,6 +76,33 @@ pub(super) fn startup(machine: &mut Machine) -> Result<Startup> {
     };
     let begun = seconds("InitRDTimestampMonotonic")?;
     Ok((seconds("UserspaceTimestampMonotonic")? - begun, seconds("FinishTimestampMonotonic")?))
+}
+
+/// What an installer writes into the firmware's list, which has but the paths of devices by itself.
+fn entry_of_its_own(machine: &mut Machine) -> Result<()> {
+    let part =
+        "$(cat /sys/class/block/$(basename $(findmnt --noheadings --output SOURCE /boot/efi))/partition)";
+    let make = format!("efibootmgr -q -C -d /dev/vda -p {part} -L {OWN} -l '\\EFI\\BOOT\\BOOTX64.EFI'");
+    machine.guest()?.ok(&make).map(drop)
+}
+
+/// The firmware forgets the primary, where it knew it by name: whether it did.
+fn forgotten(machine: &mut Machine) -> Result<bool> {
+    let numbers = format!("efibootmgr | sed -n 's/^Boot\\([0-9A-F]*\\)[*] {OWN}.*/\\1/p'");
+    let script = format!("all=$({numbers}); echo $all; for it in $all; do efibootmgr -q -B -b $it; done");
+    let gone = machine.guest()?.ok(&script)?;
+    Ok(!gone.trim().is_empty())
+}
+
+/// What the firmware calls the primary.
+const OWN: &str = "installed";
+
+/// The same where the primary has an entry, which has just started it.
+fn directly_after_the_primary_itself(machine: &mut Machine) -> Result<()> {
+    let list = machine.guest()?.ok("efibootmgr")?;
+    let current = list.lines().find_map(|line| line.strip_prefix("BootCurrent: ")).unwrap_or_default();
+    must(list.contains(&format!("Boot{current}* {OWN}")), || format!("the firmware's list: {list}"))?;
+    directly_after_the_primary(machine)
 }
 
 /// In the firmware's order the DPSR disk follows what has just started the primary.
@@ -118,9 +147,14 @@ fn failed_over(rig: &Rig, start: Start) -> Result<Startup> {
     let told = machine
         .guest()?
         .ok("cat /run/motd.d/*; journalctl --boot --grep 'runs from its copy' --output cat")?;
-    for words in
-        ["RUNS FROM ITS COPY", "the primary is missing", "generation 2 of", "it runs from its copy on"]
-    {
+    for words in [
+        "RUNS FROM ITS COPY",
+        "the primary is missing",
+        "generation 2 of",
+        " before this boot",
+        "it runs from its copy on",
+        " since 20",
+    ] {
         must(told.contains(words), || format!("nobody was told {words:?}: {told}"))?;
     }
     let status = dpsr_json(&mut machine, "status")?;
@@ -136,13 +170,19 @@ fn failed_over(rig: &Rig, start: Start) -> Result<Startup> {
 
 /// The next start goes on with what was written.
 fn went_on(rig: &Rig, start: Start) -> Result<()> {
-    let mut machine = on(rig, start, &[&rig.dpsr], "from the copy again")?;
+    let mut machine = rig.machine(start, &[&rig.dpsr])?.expecting(rig.primary.clone());
+    booted(&mut machine, "from the copy again")?;
     is_the_primary(&mut machine)?;
     swaps(&mut machine)?;
     marked(&mut machine, "fourth")?;
     let told = machine.guest()?.ok("cat /run/motd.d/*")?;
     let year = machine.guest()?.ok("date --utc +' since %Y-'")?;
     must(told.contains(year.trim_end()), || format!("nobody was told since when: {told}"))?;
+    // Somebody puts the old disk in meanwhile.
+    machine.replug(PRIMARY)?;
+    let there = format!("until grep -q {PRIMARY} /sys/block/vd*/serial; do sleep 0.1; done; udevadm settle");
+    machine.guest()?.ok(&there)?;
+    old_primary_is_nobodys(&mut machine)?;
     mark(&mut machine, "fifth")?;
     machine.shut_down()
 }
@@ -178,11 +218,13 @@ pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
     let (disk, id) = old_primary(rig, &mut machine)?;
     let to = format!("failback --to /dev/{disk}");
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
-    let warned = refused.code == 3 && refused.output.contains("--discard-primary");
+    let words = ["--discard-primary", "dpsr salvage"];
+    let warned = refused.code == 3 && words.iter().all(|it| refused.output.contains(it));
     must(warned, || format!("{}: {}", refused.code, refused.output))?;
     looked_into(&mut machine, &disk)?;
     let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {id}"))?;
     say(format_args!("the last pass found {} bytes that differ", begun.number("last_pass")?));
+    let forgotten = forgotten(&mut machine)?;
     mark(&mut machine, "sixth")?;
     restarted(&mut machine, "the rest copied, and the primary started")?;
     is_the_primary(&mut machine)?;
@@ -196,9 +238,18 @@ pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
     must(told.code != 0, || format!("a login is told: {}", told.output))?;
     let synced = dpsr_json(&mut machine, "sync")?;
     must(synced.number("generation")? == 3, || format!("{synced:?}"))?;
+    if forgotten {
+        let list = machine.guest()?.ok("efibootmgr")?;
+        must(list.contains(&format!("* {OWN}")), || {
+            format!("the firmware does not know the primary: {list}")
+        })?;
+    }
     let scrubbed = dpsr_json(&mut machine, "scrub")?;
     must(scrubbed.number("found")? == 0, || format!("{scrubbed:?}"))?;
     uninstalled(&mut machine)?;
+    restarted(&mut machine, "the primary, from which nothing leads to the copy")?;
+    is_the_primary(&mut machine)?;
+    marked(&mut machine, "sixth")?;
     machine.shut_down()
 }
 

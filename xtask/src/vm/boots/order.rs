@@ -20,8 +20,9 @@ pub(super) fn changing_order(rig: &Rig) -> Result<()> {
     let orders = [[&rig.primary, &rig.dpsr], [&rig.dpsr, &rig.primary]];
     let mut machine = on(rig, Start::Uefi, &orders[0], "the primary, not wrapped")?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
+    // Only one that knows that the DPSR disk boots could start a copy.
     dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     dpsr(&mut machine, "sync")?;
     let names = named(&mut machine)?;

@@ -2,7 +2,7 @@
 //! The old disk is dead, and a new and larger one takes its place; the power fails on the way, again and again.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
 use super::order::NAMES;
@@ -19,6 +19,9 @@ const FRESH: &str = "fresh";
 /// How much larger it is. The end of the copy is none of the disk's.
 const LARGER: u64 = 200 * MIB + 512;
 
+/// So much is copied when the power fails first.
+const BEGUN: u64 = 16 * MIB;
+
 /// What the console says at the moments at which the power fails: nothing copied yet, in the middle, the copy is being
 /// made a generation again.
 const MOMENTS: [&str; 3] = ["copying what has changed to", ": 50 %", "making the copy a generation again"];
@@ -27,8 +30,8 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
@@ -48,7 +51,11 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     let disk = machine.guest()?.ok(&format!("grep -l {FRESH} /sys/block/vd*/serial | cut -d/ -f4"))?;
     let to = format!("failback --to /dev/{} --confirm {FRESH}", disk.trim());
     machine.guest()?.ok(&format!("(dpsr {to} >/dev/null 2>&1 &)"))?;
-    sleep(Duration::from_secs(3));
+    let start = Instant::now();
+    while machine.written(FRESH)? < BEGUN {
+        must(start.elapsed() < PATIENCE, || "nothing is copied".to_owned())?;
+        sleep(Duration::from_millis(50));
+    }
     machine.power_cut();
 
     let mut machine = on(rig, Start::Uefi, &disks, "after a power cut while it was copied")?;

@@ -11,6 +11,7 @@ use super::failover::{
 };
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
+use crate::vm::installed::ROOT_PARTUUID;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
 
@@ -91,8 +92,8 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     let mut machine = on(rig, first, &both, "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
     if by_partuuid {
         root_by_partuuid(&mut machine)?;
     }
@@ -112,6 +113,10 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
     marked(&mut machine, "second")?;
+    // The DPSR disk has followed what the primary's menu says.
+    let word = if by_partuuid { format!(" root=PARTUUID={ROOT_PARTUUID} ") } else { " root=".to_owned() };
+    let line = machine.guest()?.ok("cat /proc/cmdline")?;
+    must(line.contains(&word), || format!("the command line of the copy: {line}"))?;
     let status = dpsr_json(&mut machine, "status")?;
     must(status.text("state")? == "live", || format!("{status:?}"))?;
     let (_, all) = startup(&mut machine)?;

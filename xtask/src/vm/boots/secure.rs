@@ -13,8 +13,8 @@ pub(super) fn secure_boot(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     is_secure(&mut machine)?;
     init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     let done = dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
     must(done.find("uefi_signed") == Some(&Json::Bool(true)), || format!("{done:?}"))?;
     restarted(&mut machine, "the primary, wrapped")?;
     stands_on_dpsr(&mut machine)?;

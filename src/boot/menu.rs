@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The primary's own boot menu: the entries there that lead to the DPSR disk, which its hooks make.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::place;
+use crate::error::{Error, Result};
+use crate::mount::tool;
+
+/// Where GRUB's menu is, and what only dpsr's entry in it says; below the root.
+const GRUB: &str = "boot/grub/grub.cfg";
+const ENTRY: &str = "dpsr-recover";
+
+/// Where the directories can be in which systemd-boot looks for entries. (bootctl(1))
+const TOPS: [&str; 3] = ["efi", "boot", "boot/efi"];
+
+/// What the options of such an entry of systemd-boot say.
+const FORCED: &str = " dpsr.boot=force";
+
+/// How long a menu may take to be made: it looks for other systems, too.
+const MAKING: Duration = Duration::from_secs(600);
+
+/// Takes the entries away, once no record says any more that the DPSR disk boots. Whether there were any.
+pub fn clear(root: &Path) -> Result<bool> {
+    let entries = entries(root);
+    for entry in &entries {
+        let failed = |error| Error::device("removing", entry.display().to_string(), &error);
+        fs::remove_file(entry).map_err(failed)?;
+        entry.parent().map_or(Ok(()), place::flush).map_err(failed)?;
+    }
+    let menu = fs::read_to_string(root.join(GRUB)).is_ok_and(|menu| menu.contains(ENTRY));
+    if menu {
+        tool::run_within(MAKING, "update-grub", "grub2-common", &[])?;
+    }
+    Ok(menu || !entries.is_empty())
+}
+
+/// Those of systemd-boot.
+fn entries(root: &Path) -> Vec<PathBuf> {
+    let folders = TOPS.iter().map(|top| root.join(top).join("loader/entries"));
+    let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let ours = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let text = || fs::read_to_string(file).unwrap_or_default();
+        name.contains("-dpsr")
+            && text().lines().any(|line| line.starts_with("options") && line.contains(FORCED))
+    };
+    files.map(|file| file.path()).filter(ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_entries_that_lead_to_the_copy_go() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("boot/efi/loader/entries");
+        fs::create_dir_all(&folder).unwrap();
+        let put = |name: &str, words: &str| {
+            fs::write(folder.join(name), format!("title x\nlinux /k\noptions root=UUID=1 ro{words}\n"))
+                .unwrap();
+        };
+        put("debian-6.1.conf", "");
+        put("debian-6.1-dpsr.conf", " dpsr.boot=force noresume");
+        put("debian-6.1-dpsr-older+0.conf", " dpsr.boot=force dpsr.generation=ask");
+        put("debian-6.1-dpsrtest.conf", " quiet");
+        assert!(clear(root.path()).unwrap());
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["debian-6.1-dpsrtest.conf", "debian-6.1.conf"]);
+        assert!(!clear(root.path()).unwrap());
+    }
+}
