@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the checks need to know of the running system.
 
+use std::fs;
+
 use super::check::Layer;
 use crate::pair::chain::{chain_of_node, running_root_chain};
 use crate::pair::mounts::mounts;
@@ -10,8 +12,16 @@ use crate::pair::sysfs::{BlockNode, Roots};
 use crate::units::{Bytes, SECTOR};
 
 /// The type of the root's filesystem.
+///
+/// Not every one of them is on a device that the kernel names: ZFS names its own pool.
 pub fn root_kind(roots: &Roots) -> String {
-    mounts(roots).into_iter().rfind(|mount| mount.at == "/").map_or_else(String::new, |mount| mount.kind)
+    let text = fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
+    let kind = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        let at_root = front.split(' ').nth(4)? == "/";
+        at_root.then(|| back.split(' ').next().unwrap_or_default().to_owned())
+    };
+    text.lines().filter_map(kind).next_back().unwrap_or_default()
 }
 
 /// The type of the filesystem with the kernels, and whether it lies on a partition, with nothing between but dpsr.
@@ -28,15 +38,19 @@ pub fn boot_place(roots: &Roots) -> (String, bool) {
 /// machine whose data disk is the pair's primary.
 pub fn other_disks(roots: &Roots, primary: &Probe) -> Vec<String> {
     let chain = running_root_chain(roots);
+    if !chain.iter().any(|node| Some(node.number) == primary.number) {
+        return Vec::new();
+    }
+    besides(roots, &chain, primary)
+}
+
+/// The disks under what stands on `chain`, besides the primary.
+fn besides(roots: &Roots, chain: &[BlockNode], primary: &Probe) -> Vec<String> {
     let bottom = |node: &&BlockNode| node.slaves().is_empty() && node.disk().number == node.number;
     // An array is copied, not its members.
     let below = primary.node(roots).map(|node| chain_of_node(roots, node)).unwrap_or_default();
     let is_below = |node: &BlockNode| below.iter().any(|it| it.number == node.number);
     let disks: Vec<&BlockNode> = chain.iter().filter(bottom).collect();
-    let is_primary = |node: &BlockNode| Some(node.number) == primary.number;
-    if !chain.iter().any(is_primary) {
-        return Vec::new();
-    }
     let others = disks.into_iter().filter(|node| !is_below(node) && node.backing_file().is_none());
     others.map(|node| node.name.clone()).collect()
 }
@@ -91,12 +105,25 @@ pub fn is_copied(roots: &Roots, primary: &Probe, left_out: &[Bytes], source: &st
             && sector.is_some_and(|sector| left_out.contains(&Bytes(sector * SECTOR)))
     };
     let on_primary = below.iter().any(|node| Some(node.number) == primary.number);
-    Some(on_primary && !below.iter().any(is_left_out))
+    // Half of it would be missing where a part of it is on another disk.
+    Some(on_primary && !below.iter().any(is_left_out) && besides(roots, &below, primary).is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_on_no_device_has_a_kind() {
+        let proc = tempfile::tempdir().unwrap();
+        let roots = Roots { proc: proc.path().to_owned(), ..Roots::default() };
+        assert_eq!(root_kind(&roots), "");
+        fs::create_dir(proc.path().join("self")).unwrap();
+        let lines = "21 1 0:19 / / rw - rootfs rootfs rw\n22 21 0:20 / / rw,relatime shared:1 - zfs rpool/ROOT rw\n\
+            23 22 0:21 / /proc rw - proc proc rw\n";
+        fs::write(proc.path().join("self/mountinfo"), lines).unwrap();
+        assert_eq!(root_kind(&roots), "zfs");
+    }
 
     #[test]
     fn a_volume_and_its_group() {

@@ -125,10 +125,12 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
 
 /// The same for a primary that is not paired yet; nothing, where the running system is not on it.
 pub fn expected(roots: &Roots, primary: &Probe, volumes: &Volumes) -> Result<Vec<Finding>> {
-    match running_root_chain(roots).iter().any(|node| Some(node.number) == primary.number) {
-        true => in_the_way(roots, Some((primary, &left_out(volumes)))),
-        false => Ok(Vec::new()),
+    let chain = running_root_chain(roots);
+    if chain.iter().any(|node| Some(node.number) == primary.number) {
+        return in_the_way(roots, Some((primary, &left_out(volumes))));
     }
+    // What ZFS stands on nobody else can tell.
+    if chain.is_empty() { Ok(check::stack(&facts::root_kind(roots), &[])) } else { Ok(Vec::new()) }
 }
 
 /// Where the partitions begin that are not copied.
