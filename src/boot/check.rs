@@ -160,6 +160,15 @@ pub fn counting(kind: &str, on_partition: bool, forgotten: bool) -> Vec<Finding>
     )]
 }
 
+/// What the primary's own initramfs does not know yet.
+pub fn outdated() -> Finding {
+    Finding::known(
+        "the primary's own initramfs is older than the record of the pair: it does not wrap the primary, or starts no copy \
+         where the primary fails under it",
+        "dracut --force, then restart",
+    )
+}
+
 /// systemd-boot counts only until a system has come up once.
 pub fn not_counted() -> Option<Finding> {
     let what = "starts that fail are not counted (tries): GRUB would do that, and systemd-boot has started this system";

@@ -89,15 +89,33 @@ impl Kernel {
     /// The system's own initramfs, where it serves a machine without its primary just as well: the note that
     /// dpsr's dracut module left says that it was made generic, and nothing it is made of is newer.
     pub fn own_initramfs(&self, root: &Path) -> Option<PathBuf> {
-        let note = fs::read_to_string(root.join("var/lib/dpsr/initramfs").join(&self.version)).ok()?;
-        let value = |name: &str| note.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        if value("hostonly") != Some("") {
+        let note = note(root, &self.version)?;
+        if value(&note, "hostonly") != Some("") {
             return None;
         }
-        let image = root.join(value("image")?.strip_prefix('/')?);
+        let image = image_of(root, &note)?;
         let made = changed(&image)?;
         self.input_files(root).iter().all(|file| changed(file).is_some_and(|at| at <= made)).then_some(image)
     }
+}
+
+/// Whether the initramfs of the kernel `version` was made by dracut, with dpsr in it, since `record` was written.
+pub fn knows_record(root: &Path, version: &str, record: &Path) -> bool {
+    let made = note(root, version).and_then(|note| changed(&image_of(root, &note)?));
+    made.is_some_and(|made| changed(record).is_none_or(|written| written <= made))
+}
+
+/// What dpsr's dracut module noted of the image it was put into.
+fn note(root: &Path, version: &str) -> Option<String> {
+    fs::read_to_string(root.join("var/lib/dpsr/initramfs").join(version)).ok()
+}
+
+fn value<'a>(note: &'a str, name: &str) -> Option<&'a str> {
+    note.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn image_of(root: &Path, note: &str) -> Option<PathBuf> {
+    Some(root.join(value(note, "image")?.strip_prefix('/')?))
 }
 
 /// When the kernel last saw a file change; a package cannot pretend that one is older.
@@ -179,5 +197,26 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         write("etc/dracut.conf", "new");
         assert_eq!(kernel.own_initramfs(root.path()), None, "what it is made of is newer");
+    }
+
+    #[test]
+    fn an_image_from_before_the_record_does_not_know_it() {
+        let root = tree(&["6.1"]);
+        let put = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let knows = || knows_record(root.path(), "6.1", &root.path().join("etc/dpsr/system.toml"));
+        put("etc/dpsr/system.toml", "");
+        assert!(!knows(), "no image has dpsr in it");
+        put("var/lib/dpsr/initramfs/6.1", "image=/boot/initrd.img-6.1\nhostonly=yes\n");
+        assert!(!knows(), "it is not there");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        put("boot/initrd.img-6.1", "");
+        assert!(knows());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        put("etc/dpsr/system.toml", "boot = true\n");
+        assert!(!knows());
     }
 }

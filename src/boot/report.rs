@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::check::{self, Finding};
 use super::esp::{Access, Esp};
 use super::{
-    Shown, alone, bios, command_line, efi, facts, grub, preferred_kernel, root, sdboot, set, switch,
+    Shown, alone, bios, command_line, efi, facts, grub, kernel, preferred_kernel, root, sdboot, set, switch,
 };
 use crate::config::{self, PairConfig};
 use crate::error::Result;
@@ -47,7 +47,12 @@ pub struct BootStatus {
 /// Looks at the ESP of the pair and at the system.
 pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
     let config = config::choose(dir, name)?;
-    let findings = findings(&config)?;
+    let mut findings = findings(&config)?;
+    if config.boot && !failover::is_under_way() && !switch::has_initramfs_tools(root()) {
+        let record = dir.join(format!("{}.toml", config.name));
+        let knows = kernel::knows_record(root(), &preferred_kernel(), &record);
+        findings.extend((!knows).then(check::outdated));
+    }
     let _alone = alone()?;
     let mut report = BootStatus {
         pair: config.name.clone(),

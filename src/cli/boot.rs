@@ -30,6 +30,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             if args.json {
                 return Ok(());
             }
+            say("'dracut --force', and a restart, let the primary's own initramfs know of it.");
             if boot::is_started_by_systemd_boot() {
                 say(
                     "The next kernel-install adds entries that start the copy to the primary's own boot menu.",
