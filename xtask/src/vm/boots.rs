@@ -7,6 +7,7 @@ mod broken;
 mod choices;
 mod decoys;
 mod failover;
+mod images;
 mod loaders;
 mod lost;
 mod order;
@@ -52,7 +53,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 35] = [
+const CASES: [Case; 37] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -81,6 +82,8 @@ const CASES: [Case; 35] = [
     ("dpsr_disk_alone", Layout::Plain, dpsr_disk_alone),
     ("lost_in_other_ways", Layout::Plain, lost::lost_in_other_ways),
     ("dpsr_disk_fails", Layout::Plain, lost::dpsr_disk_fails),
+    ("made_for_this_machine", Layout::Plain, images::made_for_this_machine),
+    ("cut_in_an_update", Layout::Plain, images::cut_in_an_update),
     ("boot_times", Layout::Plain, times::boot_times),
     ("clone_of_the_dpsr_disk", Layout::Plain, decoys::clone_of_the_dpsr_disk),
     ("not_by_itself", Layout::Plain, choices::not_by_itself),

@@ -7,11 +7,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::failover::{marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps, two_generations};
+use super::unwrapped::tells;
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::dpsr::text;
 use crate::json::Json;
 use crate::process::output;
+use crate::vm::installed::ROOT_UUID;
 use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{DPSR, PRIMARY, faults, must};
 
@@ -75,8 +77,27 @@ fn pulled(rig: &Rig) -> Result<()> {
     let dpsr = rig.dpsr.tried_out(&folder)?;
     let mut machine = on(rig, Start::Uefi, &[&dpsr], "from the copy, the primary missing")?;
     is_last_generation(&mut machine)?;
+    card_is_true(&mut machine)?;
     kernel_installed(&mut machine)?;
     machine.shut_down()
+}
+
+/// What the card says for a day without dpsr leads to the root's filesystem. It is another one to the kernel, which has it
+/// mounted: only looked at.
+fn card_is_true(machine: &mut Machine) -> Result<()> {
+    let script = "mount -o ro /dev/disk/by-label/DPSR-ESP /mnt && cat /mnt/DPSR-RECOVERY.txt; umount /mnt";
+    let card = machine.guest()?.ok(script)?;
+    for words in ["DO NOT format it", "serial primary", "GPT disk GUID", "dpsr mount N /mnt"] {
+        must(card.contains(words), || format!("the card does not say {words:?}: {card}"))?;
+    }
+    let lines = card.lines().map(str::trim);
+    let root = lines.skip_while(|line| !line.contains("\"root\"")).find(|line| line.starts_with("losetup"));
+    let attach = root.ok_or_else(|| format!("the card does not lead to the root: {card}"))?;
+    let attach = attach.replace("/dev/THIS-DISK", "/dev/disk/by-id/virtio-dpsr");
+    let told = machine.guest()?.ok(&format!(
+        "loop=$({attach}) && blkid -p -s UUID -o value $loop; dumpe2fs -h $loop >/dev/null; losetup -d $loop"
+    ))?;
+    must(told.contains(ROOT_UUID), || format!("`{attach}` leads to {told:?}"))
 }
 
 /// What a package of another kernel does while the system runs from its copy, and what a menu is made anew by. It is the
@@ -159,6 +180,9 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     marked(&mut machine, "third")?;
     let told = machine.guest()?.run("cat /run/motd.d/10-dpsr")?.output;
     must(!told.contains("RUNS FROM ITS COPY"), || told.clone())?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    tells(&mut machine, "started without a DPSR disk")?;
     given_up(&mut machine)?;
     machine.power_cut();
     Ok(())
