@@ -9,6 +9,7 @@ use crate::changes::Mode;
 use crate::failover::fill::Fill;
 use crate::failover::stays::Stays;
 use crate::failures::{Failures, Notes};
+use crate::format::geometry::Geometry;
 use crate::format::index::{Record, Volume, extents};
 use crate::format::moment::Moment;
 use crate::format::superblock::State;
@@ -223,13 +224,14 @@ fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> St
                 .into(),
         };
     };
-    let oldest = record.volume_times.iter().min().map_or(age, |time| age + record.time.saturating_sub(*time));
+    let volumes = &contents.map_of(record).volumes;
+    let oldest = age + record.time.saturating_sub(oldest(record, volumes));
     let behind = if oldest > age { format!(" (some volumes {} ago)", span(oldest)) } else { String::new() };
     let roll = match contents.superblock.state {
         State::Updating { .. } => " An unfinished sync would be rolled back first.",
         _ => "",
     };
-    let left_out = contents.map_of(record).volumes.iter().filter(|volume| volume.left_out).count();
+    let left_out = volumes.iter().filter(|volume| volume.left_out).count();
     let lost = match left_out {
         0 => String::new(),
         1 => ", and so would 1 volume that is left out".into(),
@@ -245,6 +247,12 @@ fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> St
         record.generation,
         span(age)
     )
+}
+
+/// The time of the volume that is furthest behind; one that is left out stands at none, whatever is recorded.
+fn oldest(record: &Record, volumes: &[Volume]) -> u64 {
+    let times = record.volume_times.iter().zip(volumes).filter(|(_, volume)| !volume.left_out);
+    times.map(|(time, _)| *time).min().unwrap_or(record.time)
 }
 
 /// A time span for people: the largest unit that fits, and the next.
@@ -285,20 +293,78 @@ fn volumes(contents: &Contents, record: Option<&Record>) -> Vec<VolumeStatus> {
 fn history(contents: &Contents, limit: Option<Bytes>) -> RoomStatus {
     let geometry = contents.superblock.geometry;
     let room = room(&contents.index, &geometry);
-    let sizes = contents.index.generations.iter().rev().filter_map(|record| record.undo.as_ref());
-    let sizes: Vec<u64> = sizes
-        .take(RATE_OVER)
-        .map(|undo| geometry.extents_for(Layout { entries: undo.entries }.size()) * geometry.extent.0)
-        .collect();
-    let average = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64).filter(|average| *average > 0);
     let most = (room.free + room.droppable).min(limit.unwrap_or(Bytes(u64::MAX)));
-    let generations = average.map(|average| most.0 / average);
+    let generations = rate(&contents.index.generations, &geometry).map(|rate| most.0 / rate.0);
     RoomStatus { free: room.free, droppable: room.droppable, generations }
+}
+
+/// What history takes for one generation, as the newest ones tell; absent where none of them took anything.
+fn rate(generations: &[Record], geometry: &Geometry) -> Option<Bytes> {
+    // The last one has no undo store yet. Another without one took nothing, and counts as that: it is there
+    // because there was a sync.
+    let sizes = generations.iter().rev().skip(1).take(RATE_OVER).map(|record| {
+        let layout = record.undo.as_ref().map(|undo| Layout { entries: undo.entries });
+        layout.map_or(0, |layout| geometry.extents_for(layout.size()) * geometry.extent.0)
+    });
+    let sizes: Vec<u64> = sizes.collect();
+    let average = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64)?;
+    (average > 0).then_some(Bytes(average))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::span;
+    use super::*;
+    use crate::format::index::{Made, Undo};
+    use crate::units::MIB;
+
+    fn record(entries: Option<u64>) -> Record {
+        Record {
+            generation: Generation(1),
+            time: 100,
+            map: 1,
+            pinned: false,
+            moment: Moment::default(),
+            volume_times: vec![40, 70, 100],
+            root: [0; 32],
+            made: Made::default(),
+            undo: entries.map(|entries| Undo { nonce: 1, entries, image_entries: entries, runs: vec![] }),
+        }
+    }
+
+    fn volume(left_out: bool) -> Volume {
+        Volume {
+            name: String::new(),
+            id: String::new(),
+            label: String::new(),
+            start: Bytes::ZERO,
+            size: Bytes(MIB),
+            left_out,
+            group: false,
+        }
+    }
+
+    #[test]
+    fn a_sync_that_changed_nothing_counts() {
+        let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
+        let rate = |undos: &[Option<u64>]| {
+            rate(&undos.iter().map(|undo| record(*undo)).collect::<Vec<_>>(), &geometry)
+        };
+        let one = Bytes(geometry.extents_for(Layout { entries: 9 }.size()) * geometry.extent.0);
+        let some = |divisor: u64| Some(Bytes(one.0 / divisor));
+        assert_eq!(rate(&[Some(9), Some(9), None]), some(1));
+        assert_eq!(rate(&[None, Some(9), None, None, None]), some(4));
+        assert_eq!(rate(&[&[Some(9); 10][..], &[None; 10]].concat()), some(10), "nine of ten took nothing");
+        assert_eq!([rate(&[]), rate(&[None]), rate(&[None; 5])], [None; 3]);
+        assert_eq!(rate(&[&[Some(9); 10][..], &[None; 11]].concat()), None, "what is long ago tells nothing");
+    }
+
+    #[test]
+    fn a_volume_that_is_left_out_is_not_behind() {
+        let volumes = |left_out: [bool; 3]| left_out.map(volume);
+        assert_eq!(oldest(&record(None), &volumes([false; 3])), 40);
+        assert_eq!(oldest(&record(None), &volumes([true, false, false])), 70);
+        assert_eq!(oldest(&record(None), &volumes([true; 3])), 100);
+    }
 
     #[test]
     fn spans_read_well() {
