@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::mounts::mounts;
-use super::sysfs::{BlockNode, DevNum, Roots};
+use super::sysfs::{BlockNode, DevNum, Roots, names};
 
 /// Every partition, virtual device and disk under `/` of the running system.
 pub fn running_root_chain(roots: &Roots) -> Vec<BlockNode> {
@@ -59,14 +59,12 @@ fn descend(roots: &Roots, node: BlockNode, seen: &mut BTreeMap<DevNum, BlockNode
 }
 
 /// A btrfs over several disks names one of them; sysfs lists all (`fs/btrfs/<uuid>/devices`).
-fn with_btrfs_members(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
+pub(super) fn with_btrfs_members(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
     let filesystems = fs::read_dir(roots.sys.join("fs/btrfs")).into_iter().flatten().flatten();
     for filesystem in filesystems {
         let devices = filesystem.path().join("devices");
         if fs::symlink_metadata(devices.join(&node.name)).is_ok() {
-            let names = fs::read_dir(devices).into_iter().flatten().flatten();
-            let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-            return names.filter_map(|name| roots.named(&name)).collect();
+            return names(&devices).iter().filter_map(|name| roots.named(name)).collect();
         }
     }
     vec![node]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::EBUSY;
 
+use super::chain::with_btrfs_members;
 use super::inuse::{Use, device_uses};
 use super::lock::told;
 use super::mounts::mounted;
@@ -91,10 +92,12 @@ fn elsewhere(roots: &Roots, node: &BlockNode) -> Option<Use> {
         if space.is_some_and(|space| !seen.insert(space)) {
             continue;
         }
-        let found = mounted(roots, &dir.join("mountinfo")).into_iter();
-        if let Some(mount) = found.into_iter().find(|mount| members.contains(&mount.node.number)) {
-            let at = format!("{} for {}", mount.at, told(roots, &pid));
-            return Some(Use::Mounted { device: mount.node.label(), at });
+        for mount in mounted(roots, &dir.join("mountinfo")) {
+            let mut under = with_btrfs_members(roots, mount.node).into_iter();
+            if let Some(node) = under.find(|node| members.contains(&node.number)) {
+                let at = format!("{} for {}", mount.at, told(roots, &pid));
+                return Some(Use::Mounted { device: node.label(), at });
+            }
         }
     }
     None

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::chain::{chain_of_node, chain_under_file, running_root_chain};
+use super::chain::{chain_of_node, chain_under_file, running_root_chain, with_btrfs_members};
 use super::mounts::{mounts, swaps};
 use super::probe::{Kind, Probe};
 use super::sysfs::{BlockNode, DevNum, Roots};
@@ -99,8 +99,9 @@ pub fn uses_besides(roots: &Roots, node: &BlockNode, expected: impl Fn(&BlockNod
 fn uses_of(roots: &Roots, members: &[BlockNode], expected: impl Fn(&BlockNode) -> bool) -> Vec<Use> {
     let is_member = |other: &BlockNode| members.iter().any(|member| member.number == other.number);
     let mut uses = Vec::new();
-    for mount in mounts(roots).into_iter().filter(|mount| is_member(&mount.node)) {
-        uses.push(Use::Mounted { device: mount.node.label(), at: mount.at });
+    for mount in mounts(roots) {
+        let under = with_btrfs_members(roots, mount.node).into_iter().filter(is_member);
+        uses.extend(under.map(|node| Use::Mounted { device: node.label(), at: mount.at.clone() }));
     }
     uses.extend(swaps(roots).iter().filter(|swap| is_member(swap)).map(|s| Use::Swap { device: s.label() }));
     for member in members {

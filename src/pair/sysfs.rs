@@ -222,7 +222,8 @@ fn followed(dir: &Path, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn names(dir: &Path) -> Vec<String> {
+/// What is in a directory, sorted.
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
