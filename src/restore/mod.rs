@@ -128,7 +128,8 @@ impl Part {
         let mut disks = Disks::default();
         let id = disks.add_read(dpsr.clone());
         let to = disks.add_write(target.clone());
-        let mut engine = Engine::new(disks, self.shape)?;
+        let engine = Engine::new(disks, self.shape);
+        let mut engine = engine.map_err(|error| error.left("nothing was written"))?;
         let sink = DiskSink::new(target.as_ref(), to, self.range.start).at(self.at).sparing(self.spared);
         let mut sink = if self.sparse { sink.sparse() } else { sink };
         let reading = Reading { view, disk: dpsr.as_ref(), id, range: self.range, key, progress };

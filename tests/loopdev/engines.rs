@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::loops::{Disks, on_both};
 use crate::tables::{parts, sfdisk};
-use crate::world::{World, stamped};
+use crate::world::{World, same, stamped};
 
 const SIZE: u64 = (16 << 20) + 512 * 13;
 
@@ -64,5 +64,23 @@ fn loop_an_unknown_engine_is_refused() {
         world.io.set(Some("telepathy"));
         let (code, text) = world.refused(&["sync", "--offline"]);
         assert!(code == 2 && text.contains("DPSR_IO"), "{text}");
+    });
+}
+
+#[test]
+fn loop_a_restore_without_an_engine_writes_nothing() {
+    on_both(|disks| {
+        let primary = disks.disk("primary", SIZE);
+        primary.write(0, &stamped(SIZE, 53));
+        let parts = vec![crate::tables::Part::whole(SIZE)];
+        let mut world = World::paired(disks, primary, 64 << 20, parts, &[]);
+        world.sync(&[]);
+        let target = disks.disk("target", SIZE);
+        target.write(0, &stamped(SIZE, 54));
+        world.io.set(Some("telepathy"));
+        let (to, confirm) = (target.path.to_str().unwrap(), SIZE.to_string());
+        let (code, text) = world.refused(&["restore", "1", "--to", to, "--confirm", &confirm]);
+        assert!(code == 2 && text.contains("nothing was written"), "{text}");
+        same(&target.read(), &stamped(SIZE, 54), "the target");
     });
 }
