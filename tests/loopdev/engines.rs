@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! io_uring and plain pread/pwrite make the same copy, and read each other's.
 
+use std::process::{Command, Output};
+
 use serde_json::Value;
 
 use crate::loops::{Disks, on_both};
@@ -83,4 +85,39 @@ fn loop_a_restore_without_an_engine_writes_nothing() {
         assert!(code == 2 && text.contains("nothing was written"), "{text}");
         same(&target.read(), &stamped(SIZE, 54), "the target");
     });
+}
+
+/// A sync that may have only `files` open at a time.
+fn sync_within(world: &World<'_>, files: u32, io: Option<&str>) -> Output {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={files}")).arg(env!("CARGO_BIN_EXE_dpsr")).args(["sync", "--offline"]);
+    command.arg("--config-dir").arg(world.config()).env_remove("DPSR_IO");
+    command.env("DPSR_LOG", "debug");
+    command.envs(io.map(|io| ("DPSR_IO", io))).output().unwrap()
+}
+
+/// A ring takes a file more than the disks do, so that there is a limit at which just the ring is refused.
+#[test]
+fn loop_without_io_uring_plain_calls_do() {
+    on_both(|disks| {
+        let primary = disks.disk("primary", SIZE);
+        primary.write(0, &stamped(SIZE, 55));
+        let parts = vec![crate::tables::Part::whole(SIZE)];
+        let mut world = World::paired(disks, primary, 64 << 20, parts, &[]);
+        world.sync(&[]);
+        world.change(56);
+        let refused = |files: &u32| {
+            let output = sync_within(&world, *files, Some("uring"));
+            output.status.code() == Some(3) && told(&output).contains("setting up io_uring")
+        };
+        let files = (8..64).find(refused).expect("a limit that leaves everything but the ring");
+        let output = sync_within(&world, files, None);
+        let told = told(&output);
+        assert!(output.status.success() && told.contains("using pread and pwrite"), "{files} files: {told}");
+        same(&world.export(2, &[]), &world.visible(), "the copy");
+    });
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
