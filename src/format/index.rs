@@ -183,7 +183,8 @@ pub struct Index {
     pub store: Uuid,
     /// Secret from which the digest keys are derived.
     pub secret: [u8; 32],
-    /// Identity of the primary, as a text for people and comparison: serial or WWN, and table id.
+    /// What the primary was known by at init, as a text for people: its serial number, else its WWN, else its exact
+    /// size in bytes.
     pub primary: String,
     /// Where the digest table lies.
     pub digests: Vec<Run>,
