@@ -34,6 +34,8 @@ pub(super) trait Identity {
     fn inode(&self) -> Option<u64>;
     /// Whether the record tells it from any other disk of its size.
     fn telling(&self) -> bool;
+    /// Whether the names it reported are what tells it from any other disk of its size, and nothing else does.
+    fn only_named(&self) -> bool;
     /// What to do about another inode.
     fn other_inode(&self, found: u64) -> String;
     /// The proof that lies in the disk's own bytes; the error says what is there instead.
@@ -64,6 +66,9 @@ impl Identity for PrimaryRecord {
     }
     fn telling(&self) -> bool {
         self.named() || self.inode.is_some()
+    }
+    fn only_named(&self) -> bool {
+        self.named() && !self.has_telling_table()
     }
     fn other_inode(&self, found: u64) -> String {
         format!("if it is meant, say 'inode = {found}' under [primary] in the record of the pair")
@@ -105,6 +110,9 @@ impl Identity for DpsrRecord {
     fn telling(&self) -> bool {
         true
     }
+    fn only_named(&self) -> bool {
+        false
+    }
     fn other_inode(&self, _: u64) -> String {
         "a copy of the DPSR disk is not the DPSR disk".to_owned()
     }
@@ -143,18 +151,25 @@ pub(super) fn open<I: Identity>(
     }
 }
 
-/// A name that is not known now contradicts nothing: udev may be absent. Different ones do.
+/// A name that is not known now contradicts nothing: udev may be absent. Different ones do. Only where a name is all the
+/// proof there is, it has to be known: a blank disk of that size would become the next generation.
 fn compare<I: Identity>(identity: &I, probe: &Probe) -> Result<(), String> {
     if probe.size != identity.size() {
         return Err(format!("it has {} bytes instead of {}", probe.size.0, identity.size().0));
     }
     let (serial, wwn) = identity.names();
+    let mut known = false;
     for (what, wanted, found) in [("serial number", serial, &probe.serial), ("WWN", wwn, &probe.wwn)] {
-        if let (Some(wanted), Some(found)) = (wanted, found)
-            && wanted != found
-        {
-            return Err(format!("its {what} is {found}, not {wanted}"));
+        if let (Some(wanted), Some(found)) = (wanted, found) {
+            if wanted != found {
+                return Err(format!("its {what} is {found}, not {wanted}"));
+            }
+            known = true;
         }
+    }
+    if identity.only_named() && !known {
+        let wanted = serial.or(wwn).unwrap_or_default();
+        return Err(format!("it does not report the name {wanted}, and nothing else tells what it is"));
     }
     match (identity.inode(), probe.inode) {
         (Some(wanted), Some((_, found))) if wanted != found => {
@@ -163,5 +178,57 @@ fn compare<I: Identity>(identity: &I, probe: &Probe) -> Result<(), String> {
         }
         (Some(_), None) => Err("it does not lie in the recorded file any more".to_owned()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::probe;
+    use super::*;
+    use crate::units::GIB;
+
+    fn record(table: Option<&str>) -> PrimaryRecord {
+        PrimaryRecord {
+            path: "/dev/sda".into(),
+            size: Bytes(GIB),
+            disk_size: None,
+            block: Bytes(512),
+            serial: Some("S3R1AL".into()),
+            wwn: Some("naa.5000".into()),
+            table: table.map(Into::into),
+            inode: None,
+        }
+    }
+
+    /// A disk of the recorded size with these names.
+    fn named(serial: Option<&str>, wwn: Option<&str>) -> Probe {
+        Probe { serial: serial.map(Into::into), wwn: wwn.map(Into::into), ..probe("/dev/sdb", GIB) }
+    }
+
+    #[test]
+    fn a_disk_of_another_name_or_size_is_not_the_recorded_one() {
+        for table in [None, Some("99999999-0000-0000-0000-000000000000")] {
+            let told = |probe: &Probe| compare(&record(table), probe).unwrap_err();
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(told(&named(Some("OTHER"), Some("naa.5000"))), @"its serial number is OTHER, not S3R1AL");
+                insta::assert_snapshot!(told(&named(Some("S3R1AL"), Some("naa.6000"))), @"its WWN is naa.6000, not naa.5000");
+                insta::assert_snapshot!(told(&named(None, Some("naa.6000"))), @"its WWN is naa.6000, not naa.5000");
+                insta::assert_snapshot!(told(&probe("/dev/sdb", GIB + 512)), @"it has 1073742336 bytes instead of 1073741824");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_reported_counts_where_nothing_else_does() {
+        let (with_table, bare) = (record(Some("99999999-0000-0000-0000-000000000000")), record(None));
+        let nameless = named(None, None);
+        assert_eq!(compare(&with_table, &nameless), Ok(()), "its table tells it");
+        insta::assert_snapshot!(compare(&bare, &nameless).unwrap_err(), @"it does not report the name S3R1AL, and nothing else tells what it is");
+        insta::assert_snapshot!(compare(&record(Some("00000000")), &nameless).unwrap_err(), @"it does not report the name S3R1AL, and nothing else tells what it is");
+        for one in [named(Some("S3R1AL"), None), named(None, Some("naa.5000"))] {
+            assert_eq!(compare(&bare, &one), Ok(()));
+        }
+        let by_path = PrimaryRecord { serial: None, wwn: None, ..bare };
+        assert_eq!(compare(&by_path, &nameless), Ok(()), "there is nothing to go by");
     }
 }
