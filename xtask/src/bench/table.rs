@@ -92,7 +92,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| on | case | tool | x best fio | bar | s | GB/s | CPU s/GiB | RSS MiB | MiB written |"
+            "| on | case | tool | x fio, by turns (other tools: x best fio) | bar | s | GB/s | CPU s/GiB | RSS MiB | MiB written |"
         )?;
         writeln!(f, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         for Row { place, case, tool, bar, samples } in &self.rows {
