@@ -22,7 +22,7 @@ use crate::failover::presence::{has_its_table, is_called_like_it};
 use crate::failover::stays::Stays;
 use crate::format::index::{FAILBACK, Index, Object, STAYS};
 use crate::format::superblock::State;
-use crate::open::{OpenStore, owner};
+use crate::open::{OpenStore, now, owner};
 use crate::pair::chain::chain_of_node;
 use crate::pair::inuse::in_use;
 use crate::pair::layout::find_store;
@@ -32,6 +32,7 @@ use crate::pair::sysfs::{BlockNode, Roots};
 use crate::pair::table::Table;
 use crate::pair::target::{Taker, claim};
 use crate::progress::Progress;
+use crate::status::span;
 use crate::store::{Contents, Store};
 use crate::swap::{self, Placed};
 use crate::sys::buffer::Buffer;
@@ -152,7 +153,10 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     let old_primary = named || config.primary.has_telling_table() && has_its_table(&options.to, config);
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
     if old_primary && !options.discard_primary {
-        let when = last_written.map_or(String::new(), |time| format!(", last at {}", utc(time)));
+        // Only ext2 to ext4 tell.
+        let when = last_written.map_or(", nobody can tell when".to_owned(), |time| {
+            format!(", last at {}, {} ago", utc(time), span(now().saturating_sub(time)))
+        });
         let cut = match has_its_table(&options.to, config) {
             true => "",
             false => " (its table is gone: a way back to it may have been cut off, and can be begun again)",

@@ -219,7 +219,9 @@ pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
     let to = format!("failback --to /dev/{disk}");
     let refused = machine.guest()?.run(&format!("dpsr {to}"))?;
     let words = ["--discard-primary", "dpsr salvage"];
-    let warned = refused.code == 3 && words.iter().all(|it| refused.output.contains(it));
+    let when = if rig.layout.is_plain() { " ago" } else { "" };
+    let told = words.iter().chain([&when]).all(|it| refused.output.contains(it));
+    let warned = refused.code == 3 && told;
     must(warned, || format!("{}: {}", refused.code, refused.output))?;
     looked_into(&mut machine, &disk)?;
     let begun = dpsr_json(&mut machine, &format!("{to} --discard-primary --confirm {id}"))?;
