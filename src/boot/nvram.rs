@@ -135,7 +135,7 @@ pub fn restore(own: &Own, disk: &str) -> Result<bool> {
         return Ok(false);
     }
     let part = own.part.to_string();
-    efibootmgr(&["-q", "-C", "-d", disk, "-p", &part, "-L", &own.label, "-l", &own.loader]).map(|_| true)
+    efibootmgr(&["-q", "-c", "-d", disk, "-p", &part, "-L", &own.label, "-l", &own.loader]).map(|_| true)
 }
 
 fn label(name: &str) -> String {

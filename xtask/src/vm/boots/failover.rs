@@ -82,7 +82,7 @@ pub(super) fn startup(machine: &mut Machine) -> Result<Startup> {
 fn entry_of_its_own(machine: &mut Machine) -> Result<()> {
     let part =
         "$(cat /sys/class/block/$(basename $(findmnt --noheadings --output SOURCE /boot/efi))/partition)";
-    let make = format!("efibootmgr -q -C -d /dev/vda -p {part} -L {OWN} -l '\\EFI\\BOOT\\BOOTX64.EFI'");
+    let make = format!("efibootmgr -q -c -d /dev/vda -p {part} -L {OWN} -l '\\EFI\\BOOT\\BOOTX64.EFI'");
     machine.guest()?.ok(&make).map(drop)
 }
 
