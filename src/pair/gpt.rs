@@ -3,7 +3,8 @@
 //!
 //! A header with a valid checksum can still claim four billion entries; gptman would allocate them all.
 
-use std::io::Cursor;
+use std::fmt;
+use std::io::{self, Cursor};
 
 use gptman::{GPTHeader, GPTPartitionEntry};
 use uuid::Uuid;
@@ -23,6 +24,33 @@ pub(super) struct Found {
     pub entries: Vec<GPTPartitionEntry>,
     block: Bytes,
     bad: Option<String>,
+}
+
+/// Why there is no copy where one should be.
+#[derive(Debug)]
+pub(super) enum Bad {
+    /// The disk does not give it back.
+    Unreadable(io::Error),
+    /// Something else stands there, or nothing.
+    NoSignature,
+    /// The header does not match its checksum, or is of another kind.
+    Header,
+    /// The entries do not match theirs.
+    Entries,
+    /// A sound header claims what no table has.
+    Claims(String),
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "cannot be read ({error})"),
+            Self::NoSignature => f.write_str("has no signature"),
+            Self::Header => f.write_str("has a damaged header"),
+            Self::Entries => f.write_str("has damaged entries"),
+            Self::Claims(what) => f.write_str(what),
+        }
+    }
 }
 
 /// Reads the primary table, else the backup at the end.
@@ -54,14 +82,14 @@ pub(super) fn copy(
     disk: &dyn ReadDisk,
     block: Bytes,
     at: Bytes,
-) -> Result<(GPTHeader, Vec<GPTPartitionEntry>), String> {
+) -> Result<(GPTHeader, Vec<GPTPartitionEntry>), Bad> {
     let header = header_at(disk, block, at)?;
     let entries = entries_of(disk, block, &header)?;
     Ok((header, entries))
 }
 
 /// One copy, and where its header says the other copy is.
-fn copy_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> (Result<Found, String>, Option<Bytes>) {
+fn copy_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> (Result<Found, Bad>, Option<Bytes>) {
     let header = match header_at(disk, block, at) {
         Ok(header) => header,
         Err(why) => return (Err(why), None),
@@ -70,32 +98,29 @@ fn copy_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> (Result<Found, Strin
     (entries_of(disk, block, &header).map(|entries| found(block, &header, entries)), other)
 }
 
-fn header_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> Result<GPTHeader, String> {
-    let data = blocks::read(disk, at..at + block).map_err(|error| format!("cannot be read ({error})"))?;
+fn header_at(disk: &dyn ReadDisk, block: Bytes, at: Bytes) -> Result<GPTHeader, Bad> {
+    let data = blocks::read(disk, at..at + block).map_err(Bad::Unreadable)?;
     GPTHeader::read_from(&mut Cursor::new(data)).map_err(|error| match error {
-        gptman::Error::InvalidSignature => "has no signature".to_owned(),
-        _ => "has a damaged header".to_owned(),
+        gptman::Error::InvalidSignature => Bad::NoSignature,
+        _ => Bad::Header,
     })
 }
 
-fn entries_of(
-    disk: &dyn ReadDisk,
-    block: Bytes,
-    header: &GPTHeader,
-) -> Result<Vec<GPTPartitionEntry>, String> {
+fn entries_of(disk: &dyn ReadDisk, block: Bytes, header: &GPTHeader) -> Result<Vec<GPTPartitionEntry>, Bad> {
     let size = header.size_of_partition_entry;
     if size != 128 || header.number_of_partition_entries > MOST_ENTRIES {
-        return Err(format!("has {} entries of {size} bytes", header.number_of_partition_entries));
+        let number = header.number_of_partition_entries;
+        return Err(Bad::Claims(format!("has {number} entries of {size} bytes")));
     }
     let length = Bytes(u64::from(header.number_of_partition_entries) * u64::from(size));
     let start = header.partition_entry_lba.checked_mul(block.0).filter(|at| *at < disk.size().0);
-    let start = Bytes(start.ok_or("has its entries behind the disk")?);
-    let mut data =
-        blocks::read(disk, start..start + length).map_err(|error| format!("cannot be read ({error})"))?;
+    let behind = || Bad::Claims("has its entries behind the disk".to_owned());
+    let start = Bytes(start.ok_or_else(behind)?);
+    let mut data = blocks::read(disk, start..start + length).map_err(Bad::Unreadable)?;
     // gptman reads a little past the last entry.
     data.resize(data.len() + 512, 0);
     let entries = header.read_partitions(&mut Window::new(start, data), block.0);
-    entries.map_err(|_| "has damaged entries".to_owned())
+    entries.map_err(|_| Bad::Entries)
 }
 
 fn found(block: Bytes, header: &GPTHeader, entries: Vec<GPTPartitionEntry>) -> Found {

@@ -15,6 +15,8 @@ use crate::units::Bytes;
 pub enum What {
     /// A copy of the disk's partition table.
     PartitionTable,
+    /// The first sector, which keeps whoever does not know that table off it.
+    ProtectiveMbr,
     /// A copy of the superblock.
     Superblock,
     /// A block of one copy of the index.
@@ -46,20 +48,26 @@ impl What {
     pub fn is_of_generation(self) -> bool {
         !matches!(
             self,
-            Self::PartitionTable | Self::Superblock | Self::IndexBlock | Self::DigestPage | Self::Image
+            Self::PartitionTable
+                | Self::ProtectiveMbr
+                | Self::Superblock
+                | Self::IndexBlock
+                | Self::DigestPage
+                | Self::Image
         )
     }
 
     /// Whether there is only one of it, so that its number says nothing.
     pub(super) fn is_one(self) -> bool {
-        matches!(self, Self::UndoHeader | Self::UndoEnd | Self::Digests)
+        matches!(self, Self::ProtectiveMbr | Self::UndoHeader | Self::UndoEnd | Self::Digests)
     }
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::PartitionTable => "partition table copy",
+            Self::PartitionTable => "partition table",
+            Self::ProtectiveMbr => "protective MBR",
             Self::Superblock => "superblock copy",
             Self::IndexBlock => "index block",
             Self::DigestPage => "digest page",
@@ -94,6 +102,12 @@ pub(super) enum Attempt {
     MovedOn,
     /// It was written, and still reads back wrong.
     Failed,
+    /// The disk did not take it.
+    Unwritten,
+    /// What it would be made of is damaged, too.
+    Refused,
+    /// It is in order, but for the boot code, of which there is no second copy.
+    NoCode,
 }
 
 /// One damaged chunk, page or block.
@@ -139,11 +153,16 @@ impl Found {
     /// What to do about it, where it is not repaired.
     pub(super) fn remedy(&self) -> Option<String> {
         if self.repaired {
-            return None;
+            let code =
+                "its boot code is empty: where the disk boots by BIOS, run 'dpsr boot update', or sync";
+            return (self.attempt == Attempt::NoCode).then(|| code.into());
         }
         let repair = "'dpsr scrub --repair'";
         Some(match (self.what, self.attempt) {
             (_, Attempt::Failed) => "it still reads back wrong after a repair: replace the disk".into(),
+            (_, Attempt::Unwritten) => "it could not be written: replace the disk".into(),
+            (_, Attempt::Refused) => "the other copy does not help: repair it with sgdisk or gdisk".into(),
+            (What::ProtectiveMbr, _) => format!("{repair} makes it anew"),
             (What::PartitionTable, _) => format!("{repair} rewrites it from the other copy"),
             (What::Superblock | What::IndexBlock, _) => format!("{repair} rewrites it from a good copy"),
             (What::DigestPage, _) => format!("{repair} rebuilds it from the image"),

@@ -1,42 +1,72 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What exists more than once: the copies of the partition table, of the superblock and of the index.
 
-use super::found::{Found, UNREADABLE, What};
+use super::found::{Attempt, Found, UNREADABLE, What};
 use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::error::{Kind, Result};
 use crate::format::Parsed;
 use crate::format::index::Index;
 use crate::format::superblock::{self, Superblock};
-use crate::pair::copies::{self, Copy};
+use crate::pair::copies::{self, Part, Why};
 use crate::store::contents::{self, buffer};
 use crate::store::{Contents, Store};
 use crate::units::{Bytes, PAGE};
 
-/// Copies of the partition table that are damaged, on a disk with logical blocks of `block` bytes.
+/// Parts of the partition table that are damaged, on a disk with logical blocks of `block` bytes.
 pub(super) fn tables(disk: &dyn ReadDisk, block: Option<Bytes>) -> Vec<Found> {
     let damaged = block.map(|block| copies::damaged(disk, block)).unwrap_or_default();
-    let found = |(copy, why)| Found::new(What::PartitionTable, copy as u64, copy as u64, why);
-    damaged.into_iter().map(found).collect()
+    damaged.into_iter().map(|(part, why)| table(part, why)).collect()
 }
 
-/// Writes those in `found` again, and looks whether they are in order then.
+fn table(part: Part, why: Why) -> Found {
+    let why = match why {
+        Why::Unreadable => UNREADABLE,
+        Why::NoSignature => "it has no signature",
+        Why::Damaged => "it does not match its checksum",
+        Why::Implausible => "it claims what no partition table has",
+        Why::Differs => "it differs from the first",
+        Why::Unprotected => "it does not protect the partition table",
+    };
+    let (what, copy) = match part {
+        Part::First => (What::PartitionTable, 0),
+        Part::Last => (What::PartitionTable, 1),
+        Part::Mbr => (What::ProtectiveMbr, 0),
+    };
+    Found::new(what, copy, copy, why)
+}
+
+/// The part of the partition table that `one` is about, if it is about any.
+fn part(one: &Found) -> Option<Part> {
+    match (one.what, one.owner) {
+        (What::PartitionTable, 0) => Some(Part::First),
+        (What::PartitionTable, _) => Some(Part::Last),
+        (What::ProtectiveMbr, _) => Some(Part::Mbr),
+        _ => None,
+    }
+}
+
+/// Writes those in `found` again, and looks whether they are in order then. What does not come back is no reason to leave
+/// the rest as it is: of a disk that is gone, the next write tells.
 pub(super) fn rewrite_tables(disk: &dyn WriteDisk, block: Option<Bytes>, found: &mut [Found]) -> Result<()> {
     let Some(block) = block else { return Ok(()) };
-    let mut tables: Vec<_> = found.iter_mut().filter(|one| one.what == What::PartitionTable).collect();
-    if let [one] = &mut tables[..] {
-        let copy = if one.owner == 0 { Copy::First } else { Copy::Last };
-        match copies::rewrite(disk, block, copy) {
-            // Everything else can be repaired all the same.
-            Err(error) if error.kind() == Kind::Damaged => {
-                tracing::warn!("{error}, ignoring: it stays as it is");
-                return Ok(());
-            }
-            rewritten => rewritten?,
+    for (one, part) in found.iter_mut().filter_map(|one| part(one).map(|part| (one, part))) {
+        if let Err(error) = copies::rewrite(disk, block, part) {
+            one.attempt = match error.kind() {
+                Kind::Damaged => Attempt::Refused,
+                Kind::Device => Attempt::Unwritten,
+                _ => return Err(error),
+            };
+            tracing::warn!("{error}, ignoring: it stays as it is");
+            continue;
         }
-        match copies::damaged(disk, block)[..] {
-            [] => one.repaired = true,
-            _ => one.failed(),
+        if copies::damaged(disk, block).iter().any(|(still, _)| *still == part) {
+            one.failed();
+            continue;
+        }
+        one.repaired = true;
+        if part == Part::Mbr && copies::lacks_boot_code(disk, block) {
+            one.attempt = Attempt::NoCode;
         }
     }
     Ok(())

@@ -43,7 +43,7 @@ pub struct Damage {
     pub what: What,
     /// Whose undo store or digests it is part of.
     pub generation: Option<Generation>,
-    /// Which copy it is, where there are several.
+    /// Which copy it is, where there are several, from 0; of the partition table 0 is the first one and 1 the last.
     pub copy: Option<u32>,
     /// Number of the first chunk, page or block.
     pub first: u64,
@@ -59,7 +59,7 @@ pub struct Damage {
     pub why: &'static str,
     /// Whether it is in order again.
     pub repaired: bool,
-    /// What to do about it, where it is not.
+    /// What to do about it, where it is not, or not wholly.
     pub remedy: Option<String>,
 }
 
@@ -149,6 +149,10 @@ impl fmt::Display for Damage {
         match (self.count, self.bytes) {
             (_, Some(Stretch { start, end })) => write!(f, "{}, {} at {}", self.what, end - start, start.0)?,
             (_, None) if self.what.is_one() => write!(f, "{}", self.what)?,
+            (_, None) if self.what == What::PartitionTable => {
+                let which = if self.copy == Some(0) { "first" } else { "last" };
+                write!(f, "{which} copy of the {}", self.what)?;
+            }
             (1, None) => write!(f, "{} {}", self.what, self.first)?,
             (count, None) => write!(f, "{} {} to {}", self.what, self.first, self.first + count - 1)?,
         }
@@ -164,8 +168,10 @@ impl fmt::Display for Damage {
         if let Some(affected) = self.affected {
             write!(f, "; {affected}")?;
         }
+        if self.repaired {
+            f.write_str("; repaired")?;
+        }
         match &self.remedy {
-            _ if self.repaired => f.write_str("; repaired"),
             Some(remedy) => write!(f, "; {remedy}"),
             None => Ok(()),
         }

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use dpsr::changes::Mode;
 use dpsr::disk::faulty::{Fault, Faults, Faulty};
@@ -14,6 +15,7 @@ use dpsr::error::Kind;
 use dpsr::format::digests;
 use dpsr::format::superblock::{Owner, State};
 use dpsr::format::undo::{COMPANION, Layout};
+use dpsr::pair::layout::{DpsrLayout, Guids, write_gpt};
 use dpsr::progress::Silent;
 use dpsr::scrub::{Damage, Report, Request, What, check, scrub};
 use dpsr::store::undo::UndoReader;
@@ -64,13 +66,21 @@ fn contents(world: &World) -> Contents {
 }
 
 fn checked(world: &World) -> Report {
+    checked_with(world, None)
+}
+
+fn checked_with(world: &World, table: Option<Bytes>) -> Report {
     let disk: Arc<dyn ReadDisk> = world.disks.dpsr.clone();
-    check(&disk, &world.disks.partition, None, &Silent).unwrap()
+    check(&disk, &world.disks.partition, table, &Silent).unwrap()
 }
 
 fn scrubbed(world: &World, repair: bool) -> Report {
+    scrubbed_with(world, repair, None)
+}
+
+fn scrubbed_with(world: &World, repair: bool, table: Option<Bytes>) -> Report {
     let primary: Option<Arc<dyn ReadDisk>> = repair.then(|| world.disks.primary.clone());
-    let request = Request { repair, primary, table: None, time: 5000 };
+    let request = Request { repair, primary, table, time: 5000 };
     scrub(&world.disks.dpsr, &world.disks.partition, Owner::default(), &request, &Silent).unwrap()
 }
 
@@ -500,10 +510,25 @@ fn full_areas_and_their_closing_zeros_are_checked() {
     }
 }
 
-/// Some of its sectors cannot be read.
+/// Some of its sectors cannot be read until they are written, and some take no write.
 struct Rotten {
     disk: RamDisk,
-    bad: Arc<std::sync::Mutex<Vec<u64>>>,
+    bad: Arc<Mutex<Vec<u64>>>,
+    stuck: Arc<Mutex<Vec<u64>>>,
+    /// The size of its sectors, of which a bad one takes only a write of all of it.
+    sector: u64,
+}
+
+impl Rotten {
+    fn takes(&self, covered: &Range<u64>) -> bool {
+        let stuck = self.stuck.lock().unwrap().iter().any(|stuck| covered.contains(stuck));
+        let torn = |bad: &u64| {
+            let start = bad / self.sector * self.sector;
+            let (first, last) = (covered.start.max(start), covered.end.min(start + self.sector));
+            first < last && last - first < self.sector
+        };
+        !stuck && !self.bad.lock().unwrap().iter().any(torn)
+    }
 }
 
 impl ReadDisk for Rotten {
@@ -528,10 +553,13 @@ impl ReadDisk for Rotten {
 impl WriteDisk for Rotten {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
         let covered = at.0..at.0 + buffer.len() as u64;
+        if !self.takes(&covered) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.bad.lock().unwrap().retain(|bad| !covered.contains(bad));
         self.disk.write_at(at, buffer)
     }
-    fn zero(&self, range: std::ops::Range<Bytes>) -> io::Result<()> {
+    fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
         self.disk.zero(range)
     }
     fn flush(&self) -> io::Result<()> {
@@ -544,9 +572,9 @@ impl WriteDisk for Rotten {
 
 #[test]
 fn sectors_that_cannot_be_read_are_damage_and_no_reason_to_stop() {
-    let bad = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let list = bad.clone();
-    let world = world_on(|disk| Arc::new(Rotten { disk, bad: list }));
+    let bad = Arc::new(Mutex::new(Vec::new()));
+    let (list, stuck) = (bad.clone(), Arc::default());
+    let world = world_on(|disk| Arc::new(Rotten { disk, bad: list, stuck, sector: 512 }));
     let all = units(&world);
     for unit in all.iter().step_by(3) {
         *bad.lock().unwrap() = vec![unit.at + mixed(unit.at) % unit.len];
@@ -566,5 +594,181 @@ fn expected_unreadable(unit: &Unit) -> Vec<(What, Option<u64>, Option<u32>, u64)
     match unit.what {
         What::DigestPage => (0..16).map(|page| (What::DigestPage, None, None, page)).collect(),
         _ => vec![unit.name()],
+    }
+}
+
+const BLOCK: Option<Bytes> = Some(Bytes(512));
+/// The first copy of the partition table: MBR, header, 128 entries of 128 bytes.
+const HEAD: u64 = 34 * 512;
+
+/// A store of one generation on a disk that has a partition table, a place for GRUB, and sectors that go bad.
+struct Tabled {
+    world: World,
+    bad: Arc<Mutex<Vec<u64>>>,
+    stuck: Arc<Mutex<Vec<u64>>>,
+    /// The size of the disk.
+    end: u64,
+}
+
+impl Tabled {
+    fn new() -> Self {
+        Self::with_sectors(512)
+    }
+
+    fn with_sectors(sector: u64) -> Self {
+        let (bad, stuck) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
+        let store = 40 * MIB;
+        let end = BASE + store + MIB;
+        let disk = RamDisk::new("dpsr", end as usize).strict(Bytes(512));
+        let dpsr = Arc::new(Rotten { disk, bad: bad.clone(), stuck: stuck.clone(), sector });
+        let layout = DpsrLayout {
+            bios_boot: Some(Bytes(64 * KIB)..Bytes(128 * KIB)),
+            esp: None,
+            store: Bytes(BASE)..Bytes(BASE + store),
+        };
+        write_gpt(dpsr.as_ref(), Bytes(512), &layout, &Guids::random()).unwrap();
+        let volumes = vec![volume("table", 0, 0, false)];
+        let mut world = World::around(stamped(SIZE, 3), volumes, dpsr, store);
+        world.create().unwrap();
+        world.sync(Mode::Digest).unwrap();
+        let tabled = Self { world, bad, stuck, end };
+        // GRUB's, and the mark without which some BIOSes start nothing.
+        tabled.poke(0, b"boot code");
+        tabled.poke(446, &[0x80]);
+        tabled
+    }
+
+    fn poke(&self, at: u64, bytes: &[u8]) {
+        let mut sector = self.sector(at);
+        sector[(at % 512) as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.world.disks.dpsr.write_at(Bytes(at / 512 * 512), &sector).unwrap();
+    }
+
+    fn sector(&self, at: u64) -> Buffer {
+        let mut sector = Buffer::new(512).unwrap();
+        self.world.disks.dpsr.read_at(Bytes(at / 512 * 512), &mut sector).unwrap();
+        sector
+    }
+
+    /// All that is part of the table.
+    fn table(&self) -> Vec<u8> {
+        let sectors = (0..HEAD).chain(self.end - HEAD..self.end).step_by(512);
+        sectors.flat_map(|at| self.sector(at).to_vec()).collect()
+    }
+
+    fn flip_index(&self) {
+        let second = |unit: &Unit| unit.what == What::IndexBlock && unit.copy == Some(1);
+        units(&self.world).into_iter().find(second).unwrap().flip(&self.world, 7);
+    }
+
+    fn check(&self) -> Report {
+        checked_with(&self.world, BLOCK)
+    }
+
+    fn repair(&self) -> Report {
+        scrubbed_with(&self.world, true, BLOCK)
+    }
+}
+
+fn told(report: &Report) -> Vec<String> {
+    report.damages.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_check_tells_what_is_wrong_with_the_partition_table_and_writes_nothing() {
+    let tabled = Tabled::new();
+    assert_eq!(tabled.check().found, 0);
+    tabled.poke(454, &[7]);
+    tabled.poke(1024 + 56, b"?");
+    tabled.poke(tabled.end - 512, &[0; 8]);
+    let before = tabled.table();
+    assert_eq!(
+        told(&tabled.check()),
+        [
+            "first copy of the partition table: it does not match its checksum; 'dpsr scrub --repair' rewrites it \
+             from the other copy",
+            "last copy of the partition table: it has no signature; 'dpsr scrub --repair' rewrites it from the \
+             other copy",
+            "protective MBR: it does not protect the partition table; 'dpsr scrub --repair' makes it anew"
+        ]
+    );
+    assert!(tabled.table() == before);
+    let report = serde_json::to_value(tabled.check()).unwrap();
+    let copies: Vec<_> = (0..3).map(|i| report["damages"][i]["copy"].as_u64()).collect();
+    assert_eq!(copies, [Some(0), Some(1), None]);
+}
+
+#[test]
+fn the_mbr_and_a_copy_at_once_come_back() {
+    for copy in [512, 1024] {
+        let tabled = Tabled::new();
+        let whole = tabled.table();
+        for at in [copy, tabled.end - 512] {
+            tabled.poke(510, &[0; 2]);
+            tabled.poke(at + 20, b"????");
+            let report = tabled.repair();
+            assert_eq!((report.found, report.repaired), (2, 2), "{report}");
+            assert!(tabled.table() == whole, "{report}");
+        }
+        assert_eq!(tabled.check().found, 0);
+    }
+}
+
+#[test]
+fn boot_code_that_is_lost_with_the_mbr_is_told_of() {
+    let tabled = Tabled::new();
+    *tabled.bad.lock().unwrap() = vec![0];
+    let unreadable = "protective MBR: it cannot be read; 'dpsr scrub --repair' makes it anew";
+    assert_eq!(told(&tabled.check()), [unreadable]);
+    let report = tabled.repair();
+    let lost = "protective MBR: it cannot be read; repaired; its boot code is empty: where the disk boots by BIOS, \
+                run 'dpsr boot update', or sync";
+    assert_eq!((told(&report), report.left), (vec![lost.to_owned()], 0));
+    assert_eq!(tabled.check().found, 0);
+}
+
+#[test]
+fn a_bad_sector_under_mbr_and_header_is_written_as_a_whole() {
+    let tabled = Tabled::with_sectors(PAGE);
+    *tabled.bad.lock().unwrap() = vec![0, 512, 1024];
+    let report = tabled.repair();
+    assert_eq!((report.found, report.left), (2, 0), "{report}");
+    assert_eq!(tabled.check().found, 0);
+}
+
+#[test]
+fn a_table_without_a_sound_copy_is_refused_and_the_rest_is_repaired() {
+    let tabled = Tabled::new();
+    tabled.poke(512, &[0; 512]);
+    tabled.bad.lock().unwrap().push(tabled.end - 512);
+    tabled.poke(510, &[0; 2]);
+    tabled.flip_index();
+    let report = tabled.repair();
+    assert_eq!((report.found, report.repaired, report.left), (4, 2, 2), "{report}");
+    let rest = "the other copy does not help: repair it with sgdisk or gdisk";
+    assert_eq!(
+        told(&report)[..2],
+        [
+            format!("first copy of the partition table: it has no signature; {rest}"),
+            format!("last copy of the partition table: it cannot be read; {rest}")
+        ]
+    );
+    assert_eq!(contents(&tabled.world).index.scrub.damaged, 2);
+}
+
+#[test]
+fn a_sector_of_the_table_that_takes_no_write_stops_no_other_repair() {
+    let tabled = Tabled::new();
+    for at in [0, 512, 1024, tabled.end - 512] {
+        *tabled.bad.lock().unwrap() = vec![at];
+        *tabled.stuck.lock().unwrap() = vec![at];
+        tabled.flip_index();
+        let report = tabled.repair();
+        assert_eq!((report.found, report.repaired, report.left), (2, 1, 1), "{report}");
+        let first = &told(&report)[0];
+        assert!(first.ends_with("it cannot be read; it could not be written: replace the disk"), "{first}");
+        assert_eq!(contents(&tabled.world).index.scrub.damaged, 1);
+        tabled.stuck.lock().unwrap().clear();
+        tabled.repair();
     }
 }
