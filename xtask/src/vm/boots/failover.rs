@@ -47,12 +47,12 @@ fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
     entry_of_its_own(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     is_the_primary(&mut machine)?;
-    directly_after_the_primary_itself(&mut machine)?;
     let wrapped = startup(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
+    directly_after_the_primary_itself(&mut machine)?;
     mark(&mut machine, "second")?;
     let synced = dpsr_json(&mut machine, "sync")?;
     must(synced.number("generation")? == 2, || format!("{synced:?}"))?;
