@@ -22,6 +22,10 @@ use world::{Said, signal};
 const KILLS: u64 = 200;
 /// How often it is told to stop.
 const STOPS: u64 = 30;
+/// How often of these at least with each way to read and write.
+const STOPS_OF_EACH: u64 = 8;
+/// Ways to read and write, in turn.
+const IOS: [&str; 2] = ["posix", "uring"];
 
 /// How syncs are started, in turn.
 const MODES: [&[&str]; 4] = [&[], &["--compare"], &["--full"], &[]];
@@ -83,14 +87,15 @@ fn killed_at_any_moment() {
 
 #[test]
 fn told_to_stop_at_any_moment() {
-    let mut pair = Pair::new(Seed::new().apart(7), "posix");
-    let (mut stopped, mut rounds, mut killed, mut rolled_back) = (0, 0, 0, 0);
+    let mut pair = Pair::new(Seed::new().apart(7), IOS[0]);
+    let (mut rounds, mut killed, mut rolled_back) = (0, 0, 0);
+    let mut stopped = BTreeMap::from(IOS.map(|io| (io, 0)));
     let mut left = BTreeMap::<_, u64>::new();
-    while stopped < STOPS {
+    while stopped.values().sum::<u64>() < STOPS || stopped.values().any(|count| *count < STOPS_OF_EACH) {
         rounds += 1;
-        assert!(rounds < 10 * STOPS, "only {stopped} of {rounds} syncs were stopped");
+        assert!(rounds < 10 * STOPS, "of {rounds} syncs only these were stopped: {stopped:?}");
         if rounds % 6 == 0 {
-            pair = pair.anew();
+            pair = pair.anew_with(IOS[rounds as usize / 6 % IOS.len()]);
         }
         pair.change();
         let before = pair.generation();
@@ -117,7 +122,7 @@ fn told_to_stop_at_any_moment() {
         let said = Said::of(child.wait_with_output().unwrap());
         let (state, now) = pair.status();
         if said.code == 8 {
-            stopped += 1;
+            *stopped.get_mut(pair.io).unwrap() += 1;
             rolled_back += u64::from(said.err.contains("writing what changed"));
             *left.entry(state.clone()).or_default() += 1;
             assert_eq!(now, before, "{}", said.err);
@@ -134,7 +139,7 @@ fn told_to_stop_at_any_moment() {
         pair.finish(mode);
     }
     eprintln!(
-        "{stopped} of {rounds} syncs were stopped ({left:?}), {rolled_back} of them had begun to overwrite"
+        "of {rounds} syncs {stopped:?} were stopped ({left:?}), {rolled_back} of them had begun to overwrite"
     );
     eprintln!("{killed} were killed soon after they were told to stop");
     assert!(rolled_back > 0);

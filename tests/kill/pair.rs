@@ -45,7 +45,7 @@ impl Seed {
 pub struct Pair {
     pub seed: Seed,
     /// How its disks are read and written, as `DPSR_IO` says.
-    io: &'static str,
+    pub io: &'static str,
     world: World,
     primary: PathBuf,
     /// The hash of the primary as it is now.
@@ -169,7 +169,12 @@ impl Pair {
 
     /// Another pair, attacked in the same way.
     pub fn anew(&self) -> Self {
-        Self::new(self.seed, self.io)
+        self.anew_with(self.io)
+    }
+
+    /// Another pair, the disks of which are read and written as `io` says.
+    pub fn anew_with(&self, io: &'static str) -> Self {
+        Self::new(self.seed, io)
     }
 
     /// Lets a sync end, and asserts that its generation is the primary.
