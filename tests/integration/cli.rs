@@ -9,6 +9,7 @@ mod exports;
 mod history;
 mod pairing;
 mod signals;
+mod status;
 mod worst_day;
 
 use std::fmt::Write;
