@@ -8,6 +8,7 @@
 mod exports;
 mod history;
 mod pairing;
+mod room;
 mod signals;
 mod status;
 mod worst_day;
