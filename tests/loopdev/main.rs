@@ -24,6 +24,7 @@ mod mounted;
 mod own_table;
 mod repartition;
 mod reserve;
+mod rotten;
 mod sizes;
 mod sparse;
 mod tables;
