@@ -432,9 +432,14 @@ fn export_to_a_stream_is_the_same() {
     desk.run("export 1 DIR/packed --volume home --zstd");
     let file = fs::read(desk.path("file")).unwrap();
     let shown = desk.0.path().to_str().unwrap();
-    let line = format!("export 1 - --volume home --config-dir {shown}/pairs");
-    let mut to_stream = command(env!("CARGO_BIN_EXE_dpsr"));
-    assert!(to_stream.args(words(&line)).output().unwrap().stdout == file);
+    let streamed = |more: &str| {
+        let line = format!("export 1 - --volume home --config-dir {shown}/pairs{more}");
+        let output = command(env!("CARGO_BIN_EXE_dpsr")).args(words(&line)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    assert!(streamed("") == file);
+    assert!(zstd::decode_all(streamed(" --zstd").as_slice()).unwrap() == file);
     assert!(zstd::decode_all(File::open(desk.path("packed")).unwrap()).unwrap() == file);
     assert_eq!(file.len(), 8000 * 512);
 }
