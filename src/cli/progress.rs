@@ -83,14 +83,49 @@ impl Progress for Lines {
     fn advance(&self, bytes: Bytes) {
         let done = self.done.fetch_add(bytes.0, Ordering::Relaxed) + bytes.0;
         self.with(|phase| {
-            let Some(phase) = phase.as_mut().filter(|phase| phase.told.elapsed() >= BETWEEN_LINES) else {
-                return;
-            };
-            phase.told = Instant::now();
-            let rate = done as f64 / phase.started.elapsed().as_secs_f64();
-            let left = phase.total.0.saturating_sub(done) as f64 / rate.max(1.0);
-            let (what, total, rate) = (&phase.what, phase.total, Bytes(rate as u64));
-            tell_aside(format_args!("{what}: {} of {total}, {rate}/s, {left:.0} s left", Bytes(done)));
+            let line = phase.as_mut().and_then(|phase| phase.line(Bytes(done), Instant::now()));
+            line.into_iter().for_each(tell_aside);
         });
+    }
+}
+
+impl Phase {
+    /// What is to be told at `now` of so many bytes that are done; nothing shortly after the last line.
+    fn line(&mut self, done: Bytes, now: Instant) -> Option<String> {
+        if now - self.told < BETWEEN_LINES {
+            return None;
+        }
+        self.told = now;
+        let rate = done.0 as f64 / (now - self.started).as_secs_f64();
+        let left = self.total.saturating_sub(done).0 as f64 / rate.max(1.0);
+        let (what, total, rate) = (&self.what, self.total, Bytes(rate as u64));
+        Some(format!("{what}: {done} of {total}, {rate}/s, {left:.0} s left"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::MIB;
+
+    #[test]
+    fn a_plain_line_every_ten_seconds() {
+        let started = Instant::now();
+        let mut phase = Phase { what: "copying".into(), total: Bytes(40 * MIB), started, told: started };
+        let mut line = |seconds, mib| phase.line(Bytes(mib * MIB), started + Duration::from_secs(seconds));
+        assert_eq!(line(9, 5), None);
+        assert_eq!(line(10, 5).unwrap(), "copying: 5 MiB of 40 MiB, 512 KiB/s, 70 s left");
+        assert_eq!(line(19, 30), None);
+        assert_eq!(line(20, 30).unwrap(), "copying: 30 MiB of 40 MiB, 1.5 MiB/s, 7 s left");
+        // What is read again counts again.
+        assert_eq!(line(41, 82).unwrap(), "copying: 82 MiB of 40 MiB, 2 MiB/s, 0 s left");
+    }
+
+    #[test]
+    fn a_plain_line_of_a_disk_that_does_not_move() {
+        let started = Instant::now();
+        let mut phase = Phase { what: "copying".into(), total: Bytes(500), started, told: started };
+        let line = phase.line(Bytes::ZERO, started + Duration::from_secs(60));
+        assert_eq!(line.unwrap(), "copying: 0 B of 500 B, 0 B/s, 500 s left");
     }
 }

@@ -11,6 +11,7 @@ mod pairing;
 mod room;
 mod signals;
 mod status;
+mod terminal;
 mod worst_day;
 
 use std::fmt::Write;

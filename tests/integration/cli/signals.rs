@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The wish to stop: at the prompt, and into a pipe that nobody reads.
 
-use std::fs;
-use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::terminal::Terminal;
 use super::{DISKS, Desk, MIB, command, words};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,7 +32,8 @@ fn end(child: &mut Child) -> ExitStatus {
 }
 
 impl Desk {
-    fn start(&self, line: &str) -> std::process::Command {
+    /// A run of dpsr that signals reach.
+    pub(super) fn start(&self, line: &str) -> std::process::Command {
         let shown = self.0.path().to_str().unwrap();
         // Whoever runs the tests in the background of a script has them ignore SIGINT, and what they start, too.
         let mut command = command("env");
@@ -47,19 +47,12 @@ impl Desk {
 fn interrupted_at_the_prompt(desk: &Desk, line: &str, id: u64) {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let before = desk.state();
-        let terminal = nix::pty::openpty(None, None).unwrap();
-        let side = || Stdio::from(terminal.slave.try_clone().unwrap());
-        let mut child = desk.start(line).stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
-        let mut master = fs::File::from(terminal.master.try_clone().unwrap());
-        let (mut seen, mut buffer) = (String::new(), [0; 4096]);
-        while !seen.contains("to go on: ") {
-            let read = master.read(&mut buffer).unwrap();
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-        send(&child, signal);
+        let mut terminal = Terminal::of(desk.start(line));
+        terminal.shows("to go on: ");
+        send(&terminal.child, signal);
         std::thread::sleep(Duration::from_millis(200));
-        std::io::Write::write_all(&mut master, format!("{id}\n").as_bytes()).unwrap();
-        let status = end(&mut child);
+        terminal.types(&format!("{id}\n"));
+        let status = end(&mut terminal.child);
         assert!(status.signal() == Some(signal as i32) || status.code() == Some(8), "{status}");
         assert!(desk.state() == before, "{line}: something was written");
     }
