@@ -133,7 +133,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     // While a system runs from it, nobody gets it for writing.
     let store = open::look(dir, Some(&config.name)).map_err(|error| match error.kind() {
         Kind::Refused | Kind::Device => {
-            error.next("connect it; or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
+            error.replace_next("connect it; or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
         }
         _ => error,
     })?;
