@@ -146,7 +146,7 @@ fn the_power_may_be_cut_while_it_is_started_and_on_the_way_back() {
         work(store);
         put_back(store).unwrap();
     });
-    let all_cuts = cuts(&events, events.len(), 4, 3);
+    let all_cuts = cuts(&events, 4, 3);
     assert!(all_cuts.len() > 40);
     all(all_cuts.len(), |i| {
         let disk: Arc<_> = Arc::new(cut(&start, &events, all_cuts[i]));
@@ -173,7 +173,7 @@ fn the_oldest_generations_make_room() {
         work(store);
     });
     stage.world.check_all();
-    let all_cuts = cuts(&events, events.len(), 4, 3);
+    let all_cuts = cuts(&events, 4, 3);
     all(all_cuts.len(), |i| {
         let mut world = World::around(vec![], whole(), Arc::new(cut(&start, &events, all_cuts[i])), STORE);
         world.expected.clone_from(&stage.world.expected);

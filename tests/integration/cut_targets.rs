@@ -116,7 +116,7 @@ fn recorded(world: &mut World, disk: &Arc<Overlay>) -> (Overlay, Vec<Event>) {
 /// Whatever a cut leaves of `init` on a disk in `world`, and how often.
 fn cut_init(name: &str, mut world: World, disk: &Arc<Overlay>) -> [usize; LEFT.len()] {
     let (start, events) = recorded(&mut world, disk);
-    let points = cuts(&events, 400, 30, 7);
+    let points = cuts(&events, 30, 7);
     let counts: [AtomicUsize; LEFT.len()] = Default::default();
     all(points.len(), |i| {
         let _during = During(format!("init over {name} {:?}", points[i]));
@@ -223,7 +223,7 @@ fn a_restore_cut_anywhere_is_done_again() {
         assert!(holds(target.inner(), &wanted));
         let events = target.events();
         assert_eq!(events.last(), Some(&Event::Flush));
-        let points = cuts(&events, 400, 60, number as u64 + 200);
+        let points = cuts(&events, 60, number as u64 + 200);
         println!("restore of {}: {} events, {} points", scene.name, events.len(), points.len());
         all(points.len(), |i| {
             let _during = During(format!("restore of {} {:?}", scene.name, points[i]));

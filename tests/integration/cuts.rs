@@ -193,19 +193,14 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// Cuts of a log: at most `prefixes` prefixes, flush boundaries first, and `each` random losses in each
-/// epoch between two flushes.
-pub fn cuts(events: &[Event], prefixes: usize, each: usize, seed: u64) -> Vec<Cut> {
+/// Cuts of a log: after every event, the beginning and the end included, and `each` random losses in each epoch
+/// between two flushes.
+pub fn cuts(events: &[Event], each: usize, seed: u64) -> Vec<Cut> {
     let flushes = events.iter().enumerate().filter(|(_, event)| **event == Event::Flush).map(|(i, _)| i);
     let mut borders: Vec<usize> = std::iter::once(0).chain(flushes.map(|i| i + 1)).collect();
     borders.push(events.len());
-    let mut after: Vec<usize> = borders.clone();
-    let step = (events.len() + 1).div_ceil(prefixes).max(1);
-    after.extend((0..=events.len()).step_by(step));
-    after.sort_unstable();
-    after.dedup();
-    let mut cuts: Vec<Cut> =
-        after.into_iter().map(|after| Cut { after, loss: Loss::Nothing, seed: 0 }).collect();
+    let prefix = |after| Cut { after, loss: Loss::Nothing, seed: 0 };
+    let mut cuts: Vec<Cut> = (0..=events.len()).map(prefix).collect();
     let mut dice = Dice(seed << 32);
     for epoch in borders.windows(2) {
         let writes = (epoch[0]..epoch[1]).filter(|i| events[*i] != Event::Flush).count() as u64;
@@ -217,6 +212,17 @@ pub fn cuts(events: &[Event], prefixes: usize, each: usize, seed: u64) -> Vec<Cu
         }
     }
     cuts
+}
+
+#[test]
+fn every_prefix_of_a_log_is_cut() {
+    let write = |at| Event::Write { at: Bytes(at * SECTOR), data: vec![1; SECTOR as usize] };
+    for len in 0..50 {
+        let events: Vec<_> = (0..len).map(|i| if i % 7 == 6 { Event::Flush } else { write(i) }).collect();
+        let whole = cuts(&events, 3, 1).into_iter().filter(|cut| matches!(cut.loss, Loss::Nothing));
+        let prefixes: Vec<_> = whole.map(|cut| cut.after as u64).collect();
+        assert_eq!(prefixes, (0..=len).collect::<Vec<_>>());
+    }
 }
 
 /// What `start` holds when the power is cut.
@@ -252,11 +258,11 @@ pub fn cut(start: &Overlay, events: &[Event], cut: Cut) -> Overlay {
     disk
 }
 
-/// Flips a random bit in a random superblock copy.
-pub fn rot_a_superblock(disk: &Overlay, store: u64, dice: &mut Dice) {
-    let copies = Geometry::superblocks_in(Bytes(store));
-    let at = BASE + copies[dice.below(3) as usize].0 + dice.below(PAGE);
-    disk.flip(at, dice.below(8) as u32);
+/// Flips a random bit in a random superblock copy; where in the store that stands.
+pub fn rot_a_superblock(disk: &Overlay, store: u64, dice: &mut Dice) -> Bytes {
+    let location = Geometry::superblocks_in(Bytes(store))[dice.below(3) as usize];
+    disk.flip(BASE + location.0 + dice.below(PAGE), dice.below(8) as u32);
+    location
 }
 
 /// Does `work` for every number below `count`, on as many threads as there are processors. All of them are

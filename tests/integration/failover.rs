@@ -302,7 +302,7 @@ fn the_power_may_be_cut_while_a_machine_is_started() {
     let stage = Stage::with(2, whole());
     let start = stage.disk.fork();
     let events = recorded(&stage, |store| assert!(go_live(store, None, NOW, &mut any).unwrap().keeps));
-    let all_cuts = cuts(&events, events.len(), 4, 3);
+    let all_cuts = cuts(&events, 4, 3);
     assert!(all_cuts.len() > 20);
     all(all_cuts.len(), |i| {
         let disk = Arc::new(cut(&start, &events, all_cuts[i]));
@@ -326,7 +326,7 @@ fn the_power_may_be_cut_on_the_way_back() {
     let machines = image_of(&opened(&stage.world));
     let start = stage.disk.fork();
     let events = recorded(&stage, |store| assert_eq!(put_back(store).unwrap(), Some(Generation(3))));
-    let all_cuts = cuts(&events, events.len(), 6, 4);
+    let all_cuts = cuts(&events, 6, 4);
     assert!(all_cuts.len() > 30);
     all(all_cuts.len(), |i| {
         let disk = Arc::new(cut(&start, &events, all_cuts[i]));
