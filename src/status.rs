@@ -239,6 +239,7 @@ fn verdict(contents: &Contents, record: Option<&Record>, age: Option<u64>) -> St
     };
     let rotten = match contents.index.scrub.damaged {
         0 => String::new(),
+        1 => " The last scrub left a damaged block: 'dpsr scrub' tells what it belongs to.".to_owned(),
         n => format!(" The last scrub left {n} damaged blocks: 'dpsr scrub' tells what they belong to."),
     };
     format!(

@@ -52,10 +52,10 @@ fn tell(status: &Status, now: u64) {
     match &status.scrub {
         None => say("Never scrubbed."),
         Some(scrub) => {
-            let found = if scrub.damaged == 0 {
-                "nothing damaged".into()
-            } else {
-                format!("{} blocks were damaged then", scrub.damaged)
+            let found = match scrub.damaged {
+                0 => "nothing damaged".to_owned(),
+                1 => "a block was damaged then".to_owned(),
+                damaged => format!("{damaged} blocks were damaged then"),
             };
             say(format_args!("Last scrub {} ago: {found}.", span(now.saturating_sub(scrub.time))));
         }
