@@ -6,7 +6,7 @@ use super::failover::{Startup, on, record_in_initramfs, restarted, stands_on_dps
 use super::unwrapped::{PLAIN, stands_on, with_words};
 use super::{Rig, init, say};
 use crate::Result;
-use crate::vm::machine::Start;
+use crate::vm::machine::{Machine, Start};
 
 /// How often each way.
 const ROUNDS: usize = 5;
@@ -21,10 +21,12 @@ pub(super) fn boot_times(rig: &Rig) -> Result<()> {
         with_words(&mut machine, "dpsr.boot=off")?;
         restarted(&mut machine, "plain")?;
         stands_on(&mut machine, PLAIN)?;
+        is_up(&mut machine)?;
         taken[0].push(startup(&mut machine)?);
         with_words(&mut machine, "")?;
         restarted(&mut machine, "wrapped")?;
         stands_on_dpsr(&mut machine)?;
+        is_up(&mut machine)?;
         taken[1].push(startup(&mut machine)?);
     }
     for (what, taken) in ["plain", "wrapped"].into_iter().zip(&taken) {
@@ -34,6 +36,11 @@ pub(super) fn boot_times(rig: &Rig) -> Result<()> {
         ));
     }
     machine.shut_down()
+}
+
+/// The agent answers before everything is started.
+fn is_up(machine: &mut Machine) -> Result<()> {
+    machine.guest()?.ok("systemctl is-system-running --wait").map(drop)
 }
 
 fn median(taken: &[Startup], part: impl Fn(&Startup) -> f64) -> f64 {
