@@ -32,6 +32,7 @@ mod report;
 mod sdboot;
 mod set;
 pub mod switch;
+mod uninstall;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -41,7 +42,6 @@ use serde::Serialize;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::failover;
-use crate::failover::decide::is_newer;
 use crate::open::{self, OpenStore, now};
 use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::sysfs::Roots;
@@ -54,6 +54,7 @@ use kernels::Kernels;
 pub use report::{BootStatus, expected, report};
 pub use set::Made;
 pub use switch::Switch;
+pub use uninstall::{Uninstalled, forget, uninstall};
 
 /// What was done to the ESP.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -77,15 +78,6 @@ pub struct Updated {
 
 /// On the ESP: what started the primary, as the firmware's list says.
 const OWN_ENTRY: &str = "dpsr/primary-entry.json";
-
-/// What was as it had been before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uninstalled {
-    /// Whether the primary's own boot menu had entries that led to the DPSR disk.
-    pub menu: bool,
-    /// Whether another initramfs generator has its place back.
-    pub switched: bool,
-}
 
 /// Where the system is; tests have another one.
 fn root() -> &'static Path {
@@ -123,104 +115,6 @@ fn brought_up_to_date(dir: &Path, name: &str) -> Result<Updated> {
         updated.warnings.push(format!("the boot loader for BIOS is as it was: {error}"));
     }
     Ok(updated)
-}
-
-/// Takes away what makes the DPSR disk boot; its store stays. Where dracut took the place of another generator for it,
-/// and no other pair boots, that comes back.
-pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
-    let _alone = alone()?;
-    let mut config = config::choose(dir, name)?;
-    // While a system runs from it, nobody gets it for writing.
-    let store = open::look(dir, Some(&config.name)).map_err(|error| match error.kind() {
-        Kind::Refused | Kind::Device => {
-            error.replace_next("connect it; or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
-        }
-        _ => error,
-    })?;
-    if is_newer(store.contents.superblock.state) {
-        let why = "the system is on it and nowhere else: without its loader nothing would start";
-        return Err(Error::new(Kind::Refused, "taking away what boots", why)
-            .on(store.dpsr.probe.name())
-            .left("nothing was changed")
-            .next("go back to a disk first: 'dpsr failback'"));
-    }
-    drop(store);
-    let store = open::writable(dir, Some(&config.name))?;
-    // From here on no sync brings it back.
-    config.boot = false;
-    config::save(dir, &config)?;
-    if store.dpsr.store.bios_boot.is_some() {
-        bios::clear(store.dpsr.as_ref())?;
-    }
-    // The claim on the whole disk would keep its partition from being mounted.
-    drop(store);
-    let store = open::store(dir, Some(&config.name))?;
-    if store.dpsr.store.esp.is_none() {
-        return as_before(dir);
-    }
-    let Some(esp) = Esp::mount(&store, Access::Write)? else { return as_before(dir) };
-    let flushed = |top: &Path| {
-        place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
-    };
-    // The menu first: a disk without it starts nothing, whatever else is still there.
-    place::remove(esp.path(), grub::MENU)?;
-    place::remove(esp.path(), sdboot::FOLDER)?;
-    let folder = esp.path().join("dpsr");
-    if folder.is_dir() {
-        flushed(&folder)?;
-    }
-    for path in ["EFI", "dpsr", card::NAME] {
-        place::remove(esp.path(), path)?;
-    }
-    flushed(esp.path())?;
-    if nvram::is_there(root()) {
-        nvram::clear(&config.name)?;
-    }
-    drop(esp);
-    as_before(dir)
-}
-
-/// The same of a DPSR disk that is gone for good: what this machine has of it.
-///
-/// # Errors
-/// `Refused` where it is there, or the machine runs from it.
-pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
-    let _alone = alone()?;
-    let mut config = config::choose(dir, name)?;
-    let refused = |why: &str| {
-        Error::new(Kind::Refused, "forgetting the DPSR disk", why)
-            .left("nothing was changed")
-            .next("'dpsr boot uninstall' without --dpsr-lost takes away what it boots, too")
-    };
-    if failover::is_under_way() {
-        return Err(refused("this machine runs from its copy"));
-    }
-    if let Ok(store) = open::look(dir, Some(&config.name)) {
-        return Err(refused("it is there").on(store.dpsr.probe.name()));
-    }
-    config.boot = false;
-    config::save(dir, &config)?;
-    if nvram::is_there(root()) {
-        nvram::clear(&config.name)?;
-    }
-    as_before(dir)
-}
-
-/// What the primary's system has of it, as it was before.
-fn as_before(dir: &Path) -> Result<Uninstalled> {
-    let menu = menu::clear(root()).unwrap_or_else(|error| {
-        tracing::warn!("{error}, ignoring: the primary's boot menu may lead to the DPSR disk");
-        false
-    });
-    switched_back(dir).map(|switched| Uninstalled { menu, switched })
-}
-
-/// Where another pair boots, or nobody knows whether it does, dracut goes on making the images.
-fn switched_back(dir: &Path) -> Result<bool> {
-    let boots = |name: &String| config::load(dir, name).map_or(true, |config| config.boot);
-    let others = config::list(dir)?.iter().any(boots);
-    // One that was cut off serves nobody.
-    if others && !switch::is_unfinished(root()) { Ok(false) } else { switch::undo(root()) }
 }
 
 /// The switch of the initramfs generator without which the DPSR disk could not be made bootable, where there is one
@@ -435,7 +329,10 @@ fn primarys_entry(store: &OpenStore, esp: &Esp) -> Result<bool> {
 
 /// The entries in the firmware's list. Whether one was written.
 fn in_firmware(store: &OpenStore, esp: &Esp) -> Result<bool> {
-    let restored = primarys_entry(store, esp)?;
+    let restored = primarys_entry(store, esp).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: the firmware's entry of the primary is as it was");
+        false
+    });
     let number = esp.number().ok_or_else(not_installed)?;
     let disk = store.dpsr.probe.canonical.display().to_string();
     nvram::settle(&store.config.name, &disk, number, &guid(esp)?).map(|settled| settled || restored)
