@@ -108,13 +108,6 @@ impl Error {
         self
     }
 
-    /// Says what to do now, whatever was said before: the run offers another way than where the error arose.
-    #[must_use]
-    pub fn replace_next(mut self, next: impl Into<String>) -> Self {
-        self.0.next = Some(next.into());
-        self
-    }
-
     /// Says that it was the room for pre-images of a primary in use that did not do.
     #[must_use]
     pub fn of_overflow(mut self) -> Self {

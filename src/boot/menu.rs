@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The primary's own boot menu: the entries there that lead to the DPSR disk, which its hooks make.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,14 +28,32 @@ pub fn clear(root: &Path) -> Result<bool> {
     let entries = entries(root);
     for entry in &entries {
         let failed = |error| Error::device("removing", entry.display().to_string(), &error);
-        fs::remove_file(entry).map_err(failed)?;
+        match fs::remove_file(entry) {
+            // One ESP can be seen at two places.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(failed)?,
+        }
         entry.parent().map_or(Ok(()), place::flush).map_err(failed)?;
     }
     let menu = fs::read_to_string(root.join(GRUB)).is_ok_and(|menu| menu.contains(ENTRY));
     if menu {
-        tool::run_within(MAKING, "update-grub", "grub2-common", &[])?;
+        made_anew(&root.join(GRUB))?;
     }
     Ok(menu || !entries.is_empty())
+}
+
+/// Makes GRUB's menu anew, as update-grub(8) does, complete or not at all: that writes into the one that is there.
+fn made_anew(menu: &Path) -> Result<()> {
+    let failed = |error| Error::device("writing", menu.display().to_string(), &error);
+    // Its place may be a link.
+    let menu = menu.canonicalize().map_err(failed)?;
+    let new = menu.with_extension("cfg.dpsr-new");
+    let path = new.display().to_string();
+    let made = tool::run_within(MAKING, "grub-mkconfig", "grub-common", &["-o", &path]).and_then(|_| {
+        let placed = File::open(&new).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&new, &menu));
+        placed.and_then(|()| menu.parent().map_or(Ok(()), place::flush)).map_err(failed)
+    });
+    made.inspect_err(|_| fs::remove_file(&new).unwrap_or_default())
 }
 
 /// Those of systemd-boot.

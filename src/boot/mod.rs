@@ -329,13 +329,14 @@ fn primarys_entry(store: &OpenStore, esp: &Esp) -> Result<bool> {
 
 /// The entries in the firmware's list. Whether one was written.
 fn in_firmware(store: &OpenStore, esp: &Esp) -> Result<bool> {
+    let number = esp.number().ok_or_else(not_installed)?;
+    let disk = store.dpsr.probe.canonical.display().to_string();
+    let settled = nvram::settle(&store.config.name, &disk, number, &guid(esp)?)?;
     let restored = primarys_entry(store, esp).unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: the firmware's entry of the primary is as it was");
         false
     });
-    let number = esp.number().ok_or_else(not_installed)?;
-    let disk = store.dpsr.probe.canonical.display().to_string();
-    nvram::settle(&store.config.name, &disk, number, &guid(esp)?).map(|settled| settled || restored)
+    Ok(settled || restored)
 }
 
 /// The partition's GUID, as udev and blkid read it from the table of the proven disk.

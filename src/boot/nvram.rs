@@ -80,9 +80,10 @@ impl List {
         self.entries.iter().find(|(entry, _)| entry == number).and_then(|(_, rest)| Own::parse(rest))
     }
 
-    /// Whether there is an entry for something on the partition `guid`.
-    fn starts(&self, guid: &str) -> bool {
-        self.entries.iter().any(|(_, rest)| rest.to_ascii_lowercase().contains(guid))
+    /// Whether there is an entry for the same loader on the same partition. Firmware may have made others for that.
+    fn has(&self, own: &Own) -> bool {
+        let same = |it: Own| it.guid == own.guid && it.loader.eq_ignore_ascii_case(&own.loader);
+        self.entries.iter().filter_map(|(_, rest)| Own::parse(rest)).any(same)
     }
 
     /// Whether an entry is that of any pair.
@@ -131,7 +132,7 @@ pub fn own() -> Result<Option<Own>> {
 
 /// Makes an entry again that the firmware has lost, before all others; `disk` has its partition. Whether it was lost.
 pub fn restore(own: &Own, disk: &str) -> Result<bool> {
-    if list()?.starts(&own.guid) {
+    if list()?.has(own) {
         return Ok(false);
     }
     let part = own.part.to_string();
@@ -261,7 +262,10 @@ mod tests {
         }
         let list = list();
         assert_eq!(list.own("0003").map(|own| own.guid).as_deref(), Some("1111"));
-        assert!(list.starts("1111") && !list.starts("2222"));
+        let there = list.own("0003").unwrap();
+        assert!(list.has(&there) && !list.has(&own));
+        let fallback = "\\EFI\\BOOT\\BOOTX64.EFI".to_owned();
+        assert!(!list.has(&Own { loader: fallback, ..there }), "that is another loader");
     }
 
     #[test]

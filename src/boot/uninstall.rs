@@ -9,7 +9,7 @@ use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::failover;
 use crate::failover::decide::is_newer;
-use crate::open;
+use crate::open::{self, OpenStore};
 
 /// What was as it had been before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     // While a system runs from it, nobody gets it for writing.
     let store = open::look(dir, Some(&config.name)).map_err(|error| match error.kind() {
         Kind::Refused | Kind::Device => {
-            error.replace_next("connect it; or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
+            error.or_next("or, if it is gone for good: 'dpsr boot uninstall --dpsr-lost'")
         }
         _ => error,
     })?;
@@ -50,11 +50,21 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     }
     // The claim on the whole disk would keep its partition from being mounted.
     drop(store);
-    let store = open::store(dir, Some(&config.name))?;
-    if store.dpsr.store.esp.is_none() {
-        return as_before(dir, menu);
+    // Whatever comes of that disk, this machine is not to start from it any more.
+    let emptied = open::store(dir, Some(&config.name)).and_then(|store| emptied(&store));
+    if nvram::is_there(root()) {
+        nvram::clear(&config.name)?;
     }
-    let Some(esp) = Esp::mount(&store, Access::Write)? else { return as_before(dir, menu) };
+    let done = as_before(dir, menu)?;
+    emptied.map(|()| done)
+}
+
+/// Takes everything off the ESP, where there is one.
+fn emptied(store: &OpenStore) -> Result<()> {
+    if store.dpsr.store.esp.is_none() {
+        return Ok(());
+    }
+    let Some(esp) = Esp::mount(store, Access::Write)? else { return Ok(()) };
     let flushed = |top: &Path| {
         place::flush(top).map_err(|error| Error::device("emptying the ESP", esp.node.label(), &error))
     };
@@ -68,12 +78,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     for path in ["EFI", "dpsr", card::NAME] {
         place::remove(esp.path(), path)?;
     }
-    flushed(esp.path())?;
-    if nvram::is_there(root()) {
-        nvram::clear(&config.name)?;
-    }
-    drop(esp);
-    as_before(dir, menu)
+    flushed(esp.path())
 }
 
 /// The same of a DPSR disk that is gone for good: what this machine has of it.
@@ -91,8 +96,11 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     if failover::is_under_way() {
         return Err(refused("this machine runs from its copy"));
     }
-    if let Ok(store) = open::look(dir, Some(&config.name)) {
-        return Err(refused("it is there").on(store.dpsr.probe.name()));
+    match open::look(dir, Some(&config.name)) {
+        Ok(store) => return Err(refused("it is there").on(store.dpsr.probe.name())),
+        // No such disk, or one that answers with errors.
+        Err(error) if matches!(error.kind(), Kind::Refused | Kind::Device) => {}
+        Err(error) => return Err(error),
     }
     config.boot = false;
     config::save(dir, &config)?;

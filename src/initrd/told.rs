@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Where pam_motd(8) looks for what a login is told.
@@ -36,16 +37,19 @@ impl Log {
     pub fn open() -> Option<Self> {
         let log = File::options().write(true).open("/dev/kmsg").ok()?;
         let printk = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
-        let console = is_quiet(&printk).then(|| File::options().append(true).open("/dev/console").ok());
-        Some(Self { log, console: console.flatten() })
+        // Nobody waits for a console that somebody has stopped, or that is not there.
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let open = || File::options().write(true).custom_flags(flags).open("/dev/console").ok();
+        Some(Self { log, console: is_quiet(&printk).then(open).flatten() })
     }
 
     /// Writes a line. Whether that could be done.
     pub fn say(&mut self, level: Level, text: &str) -> bool {
+        let said = self.log.write_all(line(level, text).as_bytes()).is_ok();
         if let Some(console) = self.console.as_mut().filter(|_| level == Level::Warning) {
-            let _hung_up = write!(console, "\r\ndpsr: {}\r\n", text.replace('\n', " "));
+            let _not_taken = console.write(format!("\r\ndpsr: {}\r\n", text.replace('\n', " ")).as_bytes());
         }
-        self.log.write_all(line(level, text).as_bytes()).is_ok()
+        said
     }
 }
 

@@ -74,7 +74,19 @@ pub fn named_array(wwn: Option<&str>) -> Option<String> {
     wwn.filter(|wwn| wwn.split(':').count() == 4).and_then(array_uuid)
 }
 
+/// In the event of the disk itself its database is not written yet: what the rules have found is in the environment.
+fn from_event(disk: &BlockNode, keys: &[&str]) -> Option<String> {
+    let number = |key: &str| std::env::var(key).ok().and_then(|value| value.parse().ok());
+    if (number("MAJOR"), number("MINOR")) != (Some(disk.number.major), Some(disk.number.minor)) {
+        return None;
+    }
+    keys.iter().find_map(|key| std::env::var(key).ok()).filter(|text| !text.is_empty())
+}
+
 fn from_udev(disk: &BlockNode, keys: &[&str]) -> Option<String> {
+    if let Some(found) = from_event(disk, keys) {
+        return Some(found);
+    }
     let number = nix::sys::stat::makedev(disk.number.major, disk.number.minor);
     let device = udev::Device::from_devnum(udev::DeviceType::Block, number).ok()?;
     let value = |key: &&str| device.property_value(key).and_then(OsStr::to_str).map(str::to_owned);

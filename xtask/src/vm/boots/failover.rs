@@ -25,7 +25,8 @@ pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
     }
     went_on(rig, Start::Uefi)?;
     old_primary_first(rig)?;
-    back(rig, [&rig.dpsr, &rig.primary])
+    let forgotten = back_to(rig, [&rig.dpsr, &rig.primary])?;
+    must(forgotten, || "the firmware had no entry of the primary to lose".to_owned())
 }
 
 pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result<Machine> {
@@ -209,6 +210,11 @@ fn old_primary_is_nobodys(machine: &mut Machine) -> Result<()> {
 /// start, and synced as if nothing had been. By UEFI: this BIOS tries the first disk alone, which cannot be
 /// booted from until all is copied.
 pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
+    back_to(rig, disks).map(drop)
+}
+
+/// The same; whether the firmware had an entry of the primary, which it lost on the way.
+fn back_to(rig: &Rig, disks: [&Disk; 2]) -> Result<bool> {
     let mut machine = on(rig, Start::Uefi, &disks, "to go back")?;
     marked(&mut machine, "fifth")?;
     stands_on_dpsr(&mut machine)?;
@@ -252,7 +258,8 @@ pub(super) fn back(rig: &Rig, disks: [&Disk; 2]) -> Result<()> {
     restarted(&mut machine, "the primary, from which nothing leads to the copy")?;
     is_the_primary(&mut machine)?;
     marked(&mut machine, "sixth")?;
-    machine.shut_down()
+    machine.shut_down()?;
+    Ok(forgotten)
 }
 
 /// The kernel's name of the old primary, which has no others now, and what it reports.

@@ -193,9 +193,16 @@ fn given_up(machine: &mut Machine) -> Result<()> {
     let refused = machine.guest()?.run("dpsr boot uninstall")?;
     let told = refused.code != 0 && refused.output.contains("--dpsr-lost");
     must(told, || format!("{}: {}", refused.code, refused.output))?;
-    let words = "dpsr boot uninstall --dpsr-lost && ! efibootmgr | grep DPSR && ! grep '^boot = true' /etc/dpsr/*.toml";
-    let done = machine.run_within(PATIENCE, words)?;
-    must(done.code == 0, || format!("giving the DPSR disk up: {done:?}"))
+    let menu = "/boot/grub/grub.cfg";
+    machine.guest()?.ok(&format!("/etc/grub.d/42_dpsr >>{menu} && grep dpsr-recover {menu}"))?;
+    let words = format!(
+        "dpsr boot uninstall --dpsr-lost && ! efibootmgr | grep DPSR && ! grep '^boot = true' /etc/dpsr/*.toml && \
+         ! grep dpsr-recover {menu} && grep -q '^menuentry ' {menu} && ! ls /boot/grub/*dpsr-new"
+    );
+    let done = machine.run_within(PATIENCE, &words)?;
+    must(done.code == 0, || format!("giving the DPSR disk up: {done:?}"))?;
+    restarted(machine, "the primary, by a menu made anew")?;
+    is_the_primary(machine)
 }
 
 /// The machine runs, and what was cut off is as if it had not been.

@@ -106,6 +106,7 @@ fn beside_counted(rig: &Rig) -> Result<()> {
         machine.power_cut();
         machine = on(rig, Start::Uefi, &[&primary, &dpsr], &format!("the primary, {left} left"))?;
         marked(&mut machine, "third")?;
+        machine.guest()?.ok(&format!("test -e {entry}+0-1.conf || test -e {entry}+0-2.conf"))?;
     }
     // Whether counters are part of the name is a matter of its version.
     choose(&mut machine, "*-dpsr[.+]*")?;
