@@ -295,7 +295,10 @@ fn history(contents: &Contents, limit: Option<Bytes>) -> RoomStatus {
     let geometry = contents.superblock.geometry;
     let room = room(&contents.index, &geometry);
     let most = (room.free + room.droppable).min(limit.unwrap_or(Bytes(u64::MAX)));
-    let generations = rate(&contents.index.generations, &geometry).map(|rate| most.0 / rate.0);
+    // Where there is none, nothing is told of how many there could be.
+    let any = contents.current().is_some();
+    let rate = rate(&contents.index.generations, &geometry).filter(|_| any);
+    let generations = rate.map(|rate| most.0 / rate.0);
     RoomStatus { free: room.free, droppable: room.droppable, generations }
 }
 
