@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::check::Layer;
-use crate::pair::chain::{chain_of_node, running_root_chain};
+use crate::pair::chain::{chain_of_filesystem, chain_of_node, running_root_chain};
 use crate::pair::mounts::mounts;
 use crate::pair::probe::Probe;
 use crate::pair::serial::named_array;
@@ -97,8 +97,7 @@ pub fn is_copied(roots: &Roots, primary: &Probe, left_out: &[Bytes], source: &st
         }
         None => source.to_owned(),
     };
-    let node = roots.resolve(&link)?;
-    let below = chain_of_node(roots, node);
+    let below = chain_of_filesystem(roots, roots.resolve(&link)?);
     let is_left_out = |node: &BlockNode| {
         let sector: Option<u64> = node.attr("start").and_then(|start| start.parse().ok());
         Some(node.disk().number) == primary.number

@@ -32,6 +32,13 @@ pub fn chain_of_node(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
     seen.into_values().collect()
 }
 
+/// The same of a filesystem that has this device, and what others it is on.
+pub fn chain_of_filesystem(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
+    let mut seen = BTreeMap::new();
+    with_btrfs_members(roots, node).into_iter().for_each(|node| descend(roots, node, &mut seen));
+    seen.into_values().collect()
+}
+
 /// Every device under the filesystem that holds `file`; of the node of a block device, under that device.
 pub fn chain_under_file(roots: &Roots, file: &Path) -> Vec<BlockNode> {
     let mut seen = BTreeMap::new();
@@ -59,7 +66,7 @@ fn descend(roots: &Roots, node: BlockNode, seen: &mut BTreeMap<DevNum, BlockNode
 }
 
 /// A btrfs over several disks names one of them; sysfs lists all (`fs/btrfs/<uuid>/devices`).
-pub(super) fn with_btrfs_members(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
+pub fn with_btrfs_members(roots: &Roots, node: BlockNode) -> Vec<BlockNode> {
     let filesystems = fs::read_dir(roots.sys.join("fs/btrfs")).into_iter().flatten().flatten();
     for filesystem in filesystems {
         let devices = filesystem.path().join("devices");

@@ -141,7 +141,9 @@ fn copied(disk: &dyn ReadDisk, block: Bytes, from: Bytes, first: bool) -> Result
 /// mark without which some BIOSes do not start from a disk.
 fn protecting(disk: &dyn ReadDisk, block: Bytes) -> Vec<u8> {
     let length = disk.alignment().max(Bytes(SECTOR));
-    let found = blocks::read(disk, Bytes::ZERO..length).unwrap_or_else(|_| vec![0; length.usize()]);
+    let read = || blocks::read(disk, Bytes::ZERO..length);
+    // Boot code is not made anew here: one error in passing must not cost it.
+    let found = read().or_else(|_| read()).unwrap_or_else(|_| vec![0; length.usize()]);
     let mut bytes = found.clone();
     let sector = SECTOR as usize;
     bytes[HEAD..sector].copy_from_slice(&protective_mbr(disk.size().0 / block.0)[HEAD..]);

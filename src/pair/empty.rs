@@ -36,7 +36,11 @@ pub fn emptiness(probe: &Probe, disk: &dyn ReadDisk) -> Result<Found> {
     };
     things.extend(signatures(disk));
     if things.is_empty() {
-        let found = data(disk).map_err(|error| Error::device("looking at", disk.name(), &error))?;
+        let failed = |error| {
+            let error = Error::device("looking at", disk.name(), &error);
+            error.left("nothing was written").next("take a disk that can be read everywhere")
+        };
+        let found = data(disk).map_err(failed)?;
         things.extend(found);
     }
     Ok(Found { store: find_store(disk, probe.block), things })

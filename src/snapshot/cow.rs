@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::filesystems::lies_on;
+use super::filesystems::{is_on, lies_on};
 use crate::error::{Error, Kind, Result};
 use crate::pair::mounts::mounts;
 use crate::pair::sysfs::{DevNum, Roots};
@@ -151,7 +151,7 @@ fn in_file(roots: &Roots, wrapped: &Wrapped, path: &Path, size: Bytes) -> Result
         return Err(refused("it is no plain file"));
     }
     let mount = statx::mount_id(&file);
-    if mounts(roots).iter().any(|it| Some(it.id) == mount && lies_on(&it.node, wrapped)) {
+    if mounts(roots).iter().any(|it| Some(it.id) == mount && is_on(roots, it, wrapped)) {
         return Err(refused("it lies on the primary itself, whose writes would then wait for themselves"));
     }
     let kept = Kept::File(file.try_clone().map_err(failed)?, path.to_owned());

@@ -10,6 +10,7 @@ use nix::unistd::syncfs;
 
 use super::deadline::within;
 use crate::error::{Error, Kind, Result};
+use crate::pair::chain::with_btrfs_members;
 use crate::pair::mounts::{Mount, mounts};
 use crate::pair::sysfs::{BlockNode, DevNum, Roots};
 use crate::sys::statx;
@@ -36,13 +37,18 @@ pub struct Filesystem {
 /// All of them, each once.
 pub fn mounted(roots: &Roots, wrapped: &Wrapped) -> Result<Vec<Filesystem>> {
     let mut by_filesystem: Vec<(DevNum, Vec<Mount>)> = Vec::new();
-    for mount in mounts(roots).into_iter().filter(|mount| lies_on(&mount.node, wrapped)) {
+    for mount in mounts(roots).into_iter().filter(|mount| is_on(roots, mount, wrapped)) {
         match by_filesystem.iter_mut().find(|(number, _)| *number == mount.filesystem) {
             Some((_, same)) => same.push(mount),
             None => by_filesystem.push((mount.filesystem, vec![mount])),
         }
     }
     by_filesystem.into_iter().map(|(number, mounts)| open(number, &mounts, wrapped)).collect()
+}
+
+/// Whether any part of a mounted filesystem lies on the primary.
+pub fn is_on(roots: &Roots, mount: &Mount, wrapped: &Wrapped) -> bool {
+    with_btrfs_members(roots, mount.node.clone()).iter().any(|node| lies_on(node, wrapped))
 }
 
 /// Whether a device is the disk, a kept partition, or built on one of them.
