@@ -61,22 +61,31 @@ pub fn menu(menu: &Menu<'_>) -> String {
         text.push_str("if [ \"${dpsr_broken}\" = \"1\" ]; then set default=1; fi\n");
     }
     text.push_str("set timeout=3\n");
-    text.push_str(&menu.entry("Last generation (dpsr)", "dpsr.boot=auto"));
-    text.push_str(&menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"));
-    if !menu.older.is_empty() {
-        text.push_str("submenu 'Older generations (dpsr)' {\n");
-        for Older { generation, time, folder } in menu.older.iter().take(SHOWN) {
-            let (title, words) = (
-                format!("Generation {generation}, {}", utc(*time)),
-                format!("dpsr.boot=force dpsr.generation={generation}"),
-            );
-            let folder = folder.as_deref().unwrap_or(menu.folder);
-            text.push_str(&menu.entry_from(folder, &title, &words));
-        }
-        text.push_str("}\n");
-        let words = "dpsr.boot=auto dpsr.discard=aside";
-        text.push_str(&menu.entry("Give up what was written while an older generation ran (dpsr)", words));
+    let first = [
+        menu.entry("Last generation (dpsr)", "dpsr.boot=auto"),
+        menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"),
+    ]
+    .concat();
+    if menu.older.is_empty() {
+        text.push_str(&first);
+        return text;
     }
+    // What the primary's second entry leads to has the older ones alone, and waits for a choice.
+    let older = "if [ \"${dpsr_older}\" = \"1\" ]; then";
+    text.push_str(&format!(
+        "{older}\nset default=0\nset timeout=-1\nelse\n{first}fi\nfunction dpsr_generations {{\n"
+    ));
+    for Older { generation, time, folder } in menu.older.iter().take(SHOWN) {
+        let title = format!("Generation {generation}, {}", utc(*time));
+        let words = format!("dpsr.boot=force dpsr.generation={generation}");
+        let folder = folder.as_deref().unwrap_or(menu.folder);
+        text.push_str(&menu.entry_from(folder, &title, &words));
+    }
+    let given_up = "Give up what was written while an older generation ran (dpsr)";
+    text.push_str(&format!(
+        "}}\n{older}\ndpsr_generations\nelse\nsubmenu 'Older generations (dpsr)' {{\ndpsr_generations\n}}\n{}fi\n",
+        menu.entry(given_up, "dpsr.boot=auto dpsr.discard=aside")
+    ));
     text
 }
 
