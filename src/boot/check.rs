@@ -160,19 +160,37 @@ pub fn counting(kind: &str, on_partition: bool, forgotten: bool) -> Vec<Finding>
     )]
 }
 
-/// What the primary's own initramfs does not know yet.
-pub fn outdated() -> Finding {
-    Finding::known(
-        "the primary's own initramfs is older than the record of the pair: it does not wrap the primary, or starts no copy \
-         where the primary fails under it",
-        "dracut --force, then restart",
-    )
+/// What the primary's own initramfs does not know yet, or may not.
+pub fn outdated(knows: Option<bool>) -> Option<Finding> {
+    let (what, change) = match knows {
+        Some(true) => return None,
+        Some(false) => (
+            "the primary's own initramfs is older than the record of the pair: it does not wrap the primary, or starts no \
+             copy where the primary fails under it",
+            "dracut --force, then restart",
+        ),
+        None => (
+            "the primary's own initramfs is not in /boot: whether it is older than the record of the pair, nobody can tell",
+            "make it anew, and restart, after each change of the record",
+        ),
+    };
+    Some(Finding::known(what, change))
 }
 
-/// systemd-boot counts only until a system has come up once.
-pub fn not_counted() -> Option<Finding> {
-    let what = "starts that fail are not counted (tries): GRUB would do that, and systemd-boot has started this system";
-    Some(Finding::known(what, "nothing; its menu starts the copy, or take tries out of the record"))
+/// Whether systemd-boot counts starts, where the record says that it is to: `anew` once the system has come up.
+pub fn counting_entries(anew: bool, counting: bool) -> Option<Finding> {
+    let (why, change) = match (anew, counting) {
+        (false, _) => (
+            "systemd-boot would do that only until an entry has come up once",
+            "systemctl enable --now dpsr-count-starts.service",
+        ),
+        (true, false) => (
+            "no entry of the primary's menu has one beside it that leads to the copy",
+            "kernel-install add $(uname -r) with the path of that kernel, then systemctl restart dpsr-count-starts.service",
+        ),
+        (true, true) => return None,
+    };
+    Some(Finding::known(format!("starts that fail are not counted (tries): {why}"), change))
 }
 
 /// What is between the root's filesystem and a disk, and is not there by itself.
@@ -305,6 +323,15 @@ mod tests {
         let told = told([counting("btrfs", true, true), counting("ext4", false, true)].concat());
         assert!(told.starts_with("known starts that fail are not counted"), "{told}");
         assert!(told.contains("is btrfs") && told.contains("does not lie on a partition"), "{told}");
+    }
+
+    #[test]
+    fn where_systemd_boot_counts_it_goes_on_counting() {
+        assert_eq!(counting_entries(true, true), None);
+        let off = counting_entries(false, true).unwrap();
+        assert!(off.change.contains("dpsr-count-starts.service"), "{off:?}");
+        let none = counting_entries(true, false).unwrap();
+        assert!(none.change.starts_with("kernel-install add"), "{none:?}");
     }
 
     #[test]

@@ -99,10 +99,19 @@ impl Kernel {
     }
 }
 
-/// Whether the initramfs of the kernel `version` was made by dracut, with dpsr in it, since `record` was written.
-pub fn knows_record(root: &Path, version: &str, record: &Path) -> bool {
-    let made = note(root, version).and_then(|note| changed(&image_of(root, &note)?));
-    made.is_some_and(|made| changed(record).is_none_or(|written| written <= made))
+/// Where initramfs images lie, below the root: by distribution.
+const INITRAMFS: [&str; 2] = ["boot/initrd.img-{}", "boot/initramfs-{}.img"];
+
+/// Whether the initramfs of the kernel `version` was made by dracut, with dpsr in it, since `record` was written; `None`
+/// where it is somewhere else than in /boot, of which nothing is noted.
+pub fn knows_record(root: &Path, version: &str, record: &Path) -> Option<bool> {
+    let note = note(root, version);
+    let here = || INITRAMFS.iter().any(|pattern| root.join(pattern.replace("{}", version)).exists());
+    if note.is_none() && !here() {
+        return None;
+    }
+    let made = note.and_then(|note| changed(&image_of(root, &note)?));
+    Some(made.is_some_and(|made| changed(record).is_none_or(|written| written <= made)))
 }
 
 /// What dpsr's dracut module noted of the image it was put into.
@@ -209,14 +218,17 @@ mod tests {
         };
         let knows = || knows_record(root.path(), "6.1", &root.path().join("etc/dpsr/system.toml"));
         put("etc/dpsr/system.toml", "");
-        assert!(!knows(), "no image has dpsr in it");
-        put("var/lib/dpsr/initramfs/6.1", "image=/boot/initrd.img-6.1\nhostonly=yes\n");
-        assert!(!knows(), "it is not there");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(knows(), None, "it is somewhere else");
         put("boot/initrd.img-6.1", "");
-        assert!(knows());
+        assert_eq!(knows(), Some(false), "dpsr is not in it");
+        put("var/lib/dpsr/initramfs/6.1", "image=/boot/initrd.img-6.1.other\nhostonly=yes\n");
+        assert_eq!(knows(), Some(false), "that image is not there");
+        put("var/lib/dpsr/initramfs/6.1", "image=/boot/initrd.img-6.1\nhostonly=yes\n");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        put("boot/initrd.img-6.1", "new");
+        assert_eq!(knows(), Some(true));
         std::thread::sleep(std::time::Duration::from_millis(20));
         put("etc/dpsr/system.toml", "boot = true\n");
-        assert!(!knows());
+        assert_eq!(knows(), Some(false));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::place;
+use super::{place, tries};
 use crate::error::{Error, Result};
 use crate::mount::tool;
 
@@ -25,6 +25,7 @@ const MAKING: Duration = Duration::from_secs(600);
 
 /// Takes the entries away, once no record says any more that the DPSR disk boots. Whether there were any.
 pub fn clear(root: &Path) -> Result<bool> {
+    tries::end(root)?;
     let entries = entries(root);
     for entry in &entries {
         let failed = |error| Error::device("removing", entry.display().to_string(), &error);
@@ -58,15 +59,26 @@ fn made_anew(menu: &Path) -> Result<()> {
 
 /// Those of systemd-boot.
 fn entries(root: &Path) -> Vec<PathBuf> {
-    let folders = TOPS.iter().map(|top| root.join(top).join("loader/entries"));
-    let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-    let ours = |file: &PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let text = || fs::read_to_string(file).unwrap_or_default();
-        name.contains("-dpsr")
-            && text().lines().any(|line| line.starts_with("options") && line.contains(FORCED))
-    };
-    files.map(|file| file.path()).filter(ours).collect()
+    let files =
+        folders(root).into_iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    files.map(|file| file.path()).filter(|file| leads_to_copy(file)).collect()
+}
+
+/// Where systemd-boot's entries can be; one ESP can be seen at two places.
+pub fn folders(root: &Path) -> Vec<PathBuf> {
+    TOPS.iter().map(|top| root.join(top).join("loader/entries")).collect()
+}
+
+/// Whether an entry of systemd-boot is dpsr's.
+pub fn leads_to_copy(entry: &Path) -> bool {
+    let name = entry.file_name().unwrap_or_default().to_string_lossy();
+    let text = || fs::read_to_string(entry).unwrap_or_default();
+    name.contains("-dpsr") && text().lines().any(|line| line.starts_with("options") && line.contains(FORCED))
+}
+
+/// The name of what an entry of dpsr's stands beside, both without counters and what is behind them.
+pub fn beside(name: &str) -> Option<&str> {
+    name.strip_suffix("-dpsr-older").or_else(|| name.strip_suffix("-dpsr"))
 }
 
 #[cfg(test)]
@@ -85,11 +97,13 @@ mod tests {
         put("debian-6.1.conf", "");
         put("debian-6.1-dpsr.conf", " dpsr.boot=force noresume");
         put("debian-6.1-dpsr-older+0.conf", " dpsr.boot=force dpsr.generation=ask");
+        put("debian-6.2+2-1.conf", "");
+        put("debian-6.2-dpsr.conf", " dpsr.boot=force noresume");
         put("debian-6.1-dpsrtest.conf", " quiet");
         assert!(clear(root.path()).unwrap());
         let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["debian-6.1-dpsrtest.conf", "debian-6.1.conf"]);
+        assert_eq!(left, ["debian-6.1-dpsrtest.conf", "debian-6.1.conf", "debian-6.2.conf"]);
         assert!(!clear(root.path()).unwrap());
     }
 }

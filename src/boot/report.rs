@@ -10,6 +10,7 @@ use super::check::{self, Finding};
 use super::esp::{Access, Esp};
 use super::{
     Shown, alone, bios, command_line, efi, facts, grub, kernel, preferred_kernel, root, sdboot, set, switch,
+    tries,
 };
 use crate::config::{self, PairConfig};
 use crate::error::Result;
@@ -22,8 +23,9 @@ use crate::pair::sysfs::Roots;
 use crate::pair::volumes::Volumes;
 use crate::units::Bytes;
 
-/// There where what forgets counted starts is enabled.
-const COUNTED: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
+/// There where what forgets counted starts is enabled; the other is for entries of systemd-boot.
+const FORGOTTEN: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
+const COUNTED_ANEW: &str = "etc/systemd/system/multi-user.target.wants/dpsr-count-starts.service";
 
 /// How it stands with the boot from the DPSR disk.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +53,7 @@ pub fn report(dir: &Path, name: Option<&str>) -> Result<BootStatus> {
     if config.boot && !failover::is_under_way() && !switch::has_initramfs_tools(root()) {
         let record = dir.join(format!("{}.toml", config.name));
         let knows = kernel::knows_record(root(), &preferred_kernel(), &record);
-        findings.extend((!knows).then(check::outdated));
+        findings.extend(check::outdated(knows));
     }
     let _alone = alone()?;
     let mut report = BootStatus {
@@ -120,9 +122,13 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
     };
     if config.failover.tries.is_some() {
         let (kind, on_partition) = facts::boot_place(&roots);
+        // A link, which leads nowhere from another root.
+        let enabled = |unit| root().join(unit).is_symlink();
         match sdboot::is_used(root()) {
-            true => found.extend(check::not_counted()),
-            false => found.extend(check::counting(&kind, on_partition, root().join(COUNTED).exists())),
+            true => {
+                found.extend(check::counting_entries(enabled(COUNTED_ANEW), tries::is_counting(root())));
+            }
+            false => found.extend(check::counting(&kind, on_partition, enabled(FORGOTTEN))),
         }
     }
     Ok(found)

@@ -17,6 +17,10 @@ use crate::time::utc;
 /// What the loader has told of itself: attributes, then text in UTF-16. (systemd's Boot Loader Interface)
 const LOADER_INFO: &str = "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
+/// And of the entry whose starts it counts, if that has started the system: its path on the ESP.
+pub(super) const COUNTED: &str =
+    "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
 /// The program, and the same signed, which shim starts under the name of GRUB; below the root.
 const PROGRAM: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const SIGNED: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi.signed";
@@ -34,10 +38,17 @@ const CONFIG: &str = "# Made by dpsr.\ntimeout 3\ndefault dpsr-auto-*\nauto-entr
 
 /// Whether the running system was started by it.
 pub fn is_used(root: &Path) -> bool {
-    fs::read(root.join(LOADER_INFO)).is_ok_and(|told| name(&told).starts_with("systemd-boot"))
+    fs::read(root.join(LOADER_INFO)).is_ok_and(|told| text(&told).starts_with("systemd-boot"))
 }
 
-fn name(told: &[u8]) -> String {
+/// The name of the entry that has started the system, if its starts are counted.
+pub fn counted_entry(root: &Path) -> Option<String> {
+    let path = text(&fs::read(root.join(COUNTED)).ok()?);
+    let name = path.trim_end_matches('\0').rsplit(['\\', '/']).next()?;
+    Some(name.to_owned())
+}
+
+fn text(told: &[u8]) -> String {
     let units: Vec<u16> = told
         .get(4..)
         .unwrap_or_default()

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `dpsr internal`
 
-use super::args::{Internal, Process};
+use std::path::Path;
+
+use super::args::{CONFIG_DIR, Internal, Process};
+use crate::boot::tries;
 use crate::error::Result;
 use crate::snapshot::window::{freezer, keeper};
 
@@ -9,5 +12,6 @@ pub(super) fn run(args: &Internal) -> Result<()> {
     match args.process {
         Process::Keep { lock } => keeper::run(lock),
         Process::Freeze { board } => freezer::run(board),
+        Process::CountStarts => tries::count(Path::new("/"), Path::new(CONFIG_DIR)),
     }
 }

@@ -97,7 +97,7 @@ pub struct BootDone {
     pub common: Common,
 }
 
-/// `dpsr internal`: the processes beside one that holds a moment.
+/// `dpsr internal`: what only dpsr's own processes, units and hooks call.
 #[derive(Debug, clap::Args)]
 pub struct Internal {
     /// Which process
@@ -113,6 +113,8 @@ pub enum Process {
         /// The descriptor of the held lock
         lock: i32,
     },
+    /// The system has come up: let systemd-boot count the starts of the primary's entries anew
+    CountStarts,
     /// Do the steps of the window
     Freeze {
         /// The descriptor of the board

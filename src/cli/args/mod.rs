@@ -87,7 +87,7 @@ pub enum Verb {
 }
 
 /// Where pairs are recorded unless told otherwise.
-const CONFIG_DIR: &str = "/etc/dpsr";
+pub const CONFIG_DIR: &str = "/etc/dpsr";
 
 /// Where failed syncs of these are noted.
 const STATE_DIR: &str = "/var/lib/dpsr";
