@@ -7,6 +7,7 @@ mod broken;
 mod choices;
 mod decoys;
 mod failover;
+mod full;
 mod images;
 mod loaders;
 mod lost;
@@ -16,6 +17,7 @@ mod replaced;
 mod roots;
 mod sdboot;
 mod secure;
+mod sleeps;
 mod soak;
 mod stays;
 mod stock;
@@ -53,7 +55,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 37] = [
+const CASES: [Case; 41] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -90,6 +92,10 @@ const CASES: [Case; 37] = [
     ("not_wrapped", Layout::Plain, unwrapped::not_wrapped),
     ("synced_many_times", Layout::Btrfs, soak::synced_many_times),
     ("not_wrapped_either", Layout::Plain, unwrapped::not_wrapped_either),
+    ("copy_fills_up", Layout::Plain, full::copy_fills_up),
+    ("hibernated", Layout::Sleeps, sleeps::hibernated),
+    ("wrapped_too_slowly", Layout::Plain, unwrapped::wrapped_too_slowly),
+    ("dpsr_disk_hangs", Layout::Plain, lost::dpsr_disk_hangs),
     ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
 ];
 

@@ -266,8 +266,13 @@ impl Machine {
 
     /// Switches off as a person does, and waits for that.
     pub fn shut_down(&mut self) -> Result<()> {
+        self.off_by("systemctl poweroff")
+    }
+
+    /// The same by a command of the guest that ends so.
+    pub fn off_by(&mut self, command: &str) -> Result<()> {
         // The agent answers before it ends with everything else.
-        self.guest()?.ok("(sleep 1; systemctl poweroff) >/dev/null 2>&1 &")?;
+        self.guest()?.ok(&format!("(sleep 1; {command}) >/dev/null 2>&1 &"))?;
         let Some(running) = self.running.as_mut() else { return Ok(()) };
         let deadline = Instant::now() + SHUTDOWN;
         while Instant::now() < deadline {

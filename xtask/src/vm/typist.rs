@@ -20,12 +20,18 @@ pub struct Answer {
     pub question: &'static str,
     /// What is typed, before Enter.
     pub typed: &'static str,
+    /// After how long.
+    pub after: Duration,
 }
 
 impl Answer {
+    pub const fn new(question: &'static str, typed: &'static str) -> Self {
+        Self { question, typed, after: TYPING }
+    }
+
     /// To what systemd asks with. (`src/cryptsetup/cryptsetup.c`)
     pub fn passphrase(typed: &'static str) -> Self {
-        Self { question: "enter passphrase", typed }
+        Self::new("enter passphrase", typed)
     }
 
     /// How often the console has asked so far.
@@ -63,7 +69,7 @@ impl Typist {
         thread::spawn(move || {
             while !leaves.load(Ordering::Relaxed) {
                 if answer.asked(&console) > answered {
-                    thread::sleep(TYPING);
+                    thread::sleep(answer.after);
                     // The question is drawn again for each key, which asks nothing anew.
                     let typed = keys.write_all(format!("{}\n", answer.typed).as_bytes());
                     if typed.is_err() {

@@ -4,9 +4,10 @@
 use std::fs;
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
-use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
+use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::vm::machine::{Disk, Machine, Start};
+use crate::vm::typist::Answer;
 use crate::vm::{PRIMARY, must};
 
 /// The menu of the primary.
@@ -15,7 +16,10 @@ const MENU: &str = "/boot/grub/grub.cfg";
 /// What no Debian starts without.
 pub(super) const INIT: &str = "/usr/lib/systemd/systemd";
 
-/// What the kernel is told by the entry that the primary's menu leads to, and by that of the first generation.
+/// What the list of older generations shows; Enter starts the first of them.
+const LISTED: Answer = Answer::new("Generation 1, 20", "");
+
+/// What the kernel is told by the entry of the last generation, and by that of the first one.
 const NEWEST: &str = "dpsr.boot=force";
 const GENERATION_1: &str = "dpsr.boot=force dpsr.generation=1";
 
@@ -26,13 +30,14 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "second")?;
-    // Somebody chooses dpsr's entry at every start from now on.
-    machine.guest()?.ok(&format!("sed --in-place '1i set default=1' {MENU} && mv {INIT} /root/ && sync"))?;
+    // Somebody chooses dpsr's second entry at every start from now on.
+    let chosen = format!("sed --in-place '1i set default=dpsr-older' {MENU} && mv {INIT} /root/ && sync");
+    machine.guest()?.ok(&chosen)?;
     dpsr(&mut machine, "sync")?;
-    other_entry(&mut machine, NEWEST, GENERATION_1)?;
     machine.power_cut();
 
-    let mut machine = on(rig, Start::Uefi, &both, "generation 1 of two, by the primary's own menu")?;
+    let mut machine = rig.machine(Start::Uefi, &both)?.answered(Some(LISTED));
+    booted(&mut machine, "generation 1 of two, by the primary's own menu")?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
@@ -45,6 +50,7 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     let said = refused.output.contains("without its loader nothing would start");
     must(refused.code == 3 && said, || format!("{}: {}", refused.code, refused.output))?;
     mark(&mut machine, "third")?;
+    // Whatever the menu starts.
     other_entry(&mut machine, GENERATION_1, NEWEST)?;
     restarted(&mut machine, "the same again")?;
     marked(&mut machine, "third")?;
@@ -89,7 +95,7 @@ fn entry_of_primary(machine: &mut Machine) -> Result<()> {
     machine.guest()?.ok(&script).map(drop)
 }
 
-/// What somebody at the menu of the DPSR disk does: another entry is chosen than the one it waits with.
+/// An entry of the DPSR disk's menu starts something else than it says.
 fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
     let menu = "/mnt/dpsr/grub.cfg";
     let script = format!(
@@ -100,13 +106,13 @@ fn other_entry(machine: &mut Machine, from: &str, to: &str) -> Result<()> {
 }
 
 /// How many starts may fail.
-const TRIES: u32 = 2;
+pub(super) const TRIES: u32 = 2;
 
 /// What is wrong with a system, how it comes to be, and what the console says last of it.
 type Way<'a> = (&'static str, &'a str, &'static str);
 
 /// What is said where there is no init to go on with; the machine stays like that.
-const NO_INIT: &str = "No /sbin/init, trying fallback";
+pub(super) const NO_INIT: &str = "No /sbin/init, trying fallback";
 
 const OTHER_WAYS: [Way<'static>; 3] = [
     ("no initramfs", "truncate --size 1M /boot/initrd.img-$(uname -r) && sync", "Kernel panic"),

@@ -15,7 +15,7 @@ use crate::vm::{PRIMARY, faults, must};
 const DECIDING: &str = "achine is started from its copy";
 
 /// What ends the question, and the answer to it.
-const AGREES: Answer = Answer { question: "Type yes and Enter: ", typed: "yes" };
+const AGREES: Answer = Answer::new("Type yes and Enter: ", "yes");
 
 /// What was written down of the pair.
 const RECORD: &str = "/etc/dpsr/system.toml";

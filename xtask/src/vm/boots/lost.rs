@@ -188,6 +188,24 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
+/// It does not answer at all: the primary starts, however long others wait for that disk.
+pub(super) fn dpsr_disk_hangs(rig: &Rig) -> Result<()> {
+    let mut machine = wrapped(rig)?;
+    two_generations(&mut machine)?;
+    machine.shut_down()?;
+    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
+    let took = machine.boot_with(faults::hang, DPSR, KERNEL)?;
+    say(format_args!("the primary, the DPSR disk silent: {:.1} s", took.as_secs_f64()));
+    marked(&mut machine, "third")?;
+    let root = machine.guest()?.ok("findmnt --noheadings --output SOURCE /; cat /proc/cmdline")?;
+    say(root.trim());
+    let told = machine.guest()?.run("dpsr sync")?;
+    must(told.code != 0 && told.code < 128, || format!("a sync ended with {}: {}", told.code, told.output))?;
+    say(told.output.trim());
+    machine.power_cut();
+    Ok(())
+}
+
 /// Nobody can take away what is on that disk; the machine need not wait for it any more.
 fn given_up(machine: &mut Machine) -> Result<()> {
     let refused = machine.guest()?.run("dpsr boot uninstall")?;

@@ -4,19 +4,24 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use super::failover::{
     back, mark, marked, on, record_in_initramfs, restarted, root_by_partuuid, stands_on_dpsr, startup, swaps,
     two_generations,
 };
-use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
+use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::vm::installed::ROOT_PARTUUID;
+use crate::vm::installed::{Layout, PASSPHRASE, ROOT_PARTUUID};
 use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
+use crate::vm::typist::Answer;
 
 /// Nobody writes this by chance, and nobody but root may ever read it.
 const CANARY: &str = "plaintext-canary-9b1f0c5e5d2f7a07";
+
+/// Longer than any primary is waited for by itself.
+const LATE: Duration = Duration::from_secs(60);
 
 pub(super) fn by_bios(rig: &Rig) -> Result<()> {
     gone_and_back(rig, Start::Bios)
@@ -104,6 +109,9 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     machine.guest()?.ok(&format!("for n in $(seq 500); do echo {CANARY}; done >/root/canary; sync"))?;
     two_generations(&mut machine)?;
     machine.power_cut();
+    if rig.layout == Layout::Luks {
+        opened_late(rig)?;
+    }
     if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }
@@ -122,6 +130,17 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     let (_, all) = startup(&mut machine)?;
     say(format_args!("from the kernel to multi-user: {all:.1} s"));
     mark(&mut machine, "fifth")?;
+    machine.shut_down()
+}
+
+/// A disk that nobody has unlocked yet is not a missing one.
+fn opened_late(rig: &Rig) -> Result<()> {
+    let late = Answer { after: LATE, ..Answer::passphrase(PASSPHRASE) };
+    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?.answered(Some(late));
+    booted(&mut machine, "the primary, whose passphrase came late")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    marked(&mut machine, "third")?;
     machine.shut_down()
 }
 

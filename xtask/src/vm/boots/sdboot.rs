@@ -3,8 +3,9 @@
 
 use std::fs;
 
+use super::broken::{INIT, NO_INIT, TRIES};
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
-use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary};
+use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::json::Json;
 use crate::vm::installed::TOKEN;
@@ -12,13 +13,14 @@ use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::must;
 use crate::vm::typist::Answer;
 
-/// The disk is pulled; it is there again, and entries of its own menu lead to the copy: to the newest generation, and to the
-/// one that is named at the console.
+/// The disk is pulled; it is there again, and entries of its own menu lead to the copy: to the newest generation, by choice
+/// or after starts that failed, and to the one that is named at the console.
 pub(super) fn systemd_boot(rig: &Rig) -> Result<()> {
     prepared(rig)?;
     chosen(rig)?;
     older(rig)?;
     beside_counted(rig)?;
+    left_by_itself(rig)?;
 
     let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
     started_by_it(&mut machine)?;
@@ -77,7 +79,7 @@ fn chosen(rig: &Rig) -> Result<()> {
 }
 
 /// What the initramfs asks, and the answer.
-const FIRST: Answer = Answer { question: "Type its number and Enter: ", typed: "1" };
+const FIRST: Answer = Answer::new("Type its number and Enter: ", "1");
 
 fn older(rig: &Rig) -> Result<()> {
     let [primary, dpsr] = apart(rig, "older")?;
@@ -111,6 +113,37 @@ fn beside_counted(rig: &Rig) -> Result<()> {
     // Whether counters are part of the name is a matter of its version.
     choose(&mut machine, "*-dpsr[.+]*")?;
     restarted(&mut machine, "the copy, chosen beside it")?;
+    runs_from_the_copy(&mut machine, "second", "live")?;
+    machine.shut_down()
+}
+
+/// Starts are counted, anew after each good one: a system that does not come up is left by itself.
+fn left_by_itself(rig: &Rig) -> Result<()> {
+    let both = apart(rig, "itself")?;
+    let both = [&both[0], &both[1]];
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not counted")?;
+    let entry = format!("/boot/efi/loader/entries/{TOKEN}-$(uname -r)");
+    let counted =
+        format!("test ! -e {entry}.conf && test -e {entry}+{TRIES}.conf && test -e {entry}-dpsr.conf");
+    let count = format!(
+        "printf '\n[failover]\ntries = {TRIES}\n' >>/etc/dpsr/system.toml && \
+         systemctl enable --quiet --now dpsr-count-starts.service && {counted} && sync"
+    );
+    machine.guest()?.ok(&count)?;
+    let status = dpsr_json(&mut machine, "boot status")?;
+    must(!format!("{status:?}").contains("tries"), || format!("starts are not counted: {status:?}"))?;
+    for start in 1..=TRIES + 1 {
+        restarted(&mut machine, &format!("the primary, good start {start}"))?;
+        marked(&mut machine, "third")?;
+        machine.guest()?.ok(&format!("systemctl is-system-running --wait && {counted}"))?;
+    }
+    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
+    machine.power_cut();
+    for _ in 0..TRIES {
+        let took = rig.machine(Start::Uefi, &both)?.watch(&[NO_INIT], PATIENCE)?;
+        say(format_args!("there is no init, until it gives up: {:.1} s", took.as_secs_f64()));
+    }
+    let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;
     runs_from_the_copy(&mut machine, "second", "live")?;
     machine.shut_down()
 }

@@ -91,6 +91,42 @@ pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
     machine.shut_down()
 }
 
+/// What a wrap has to wait for does not end within its five seconds: before it has begun, and in the middle of it.
+pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
+    let mut machine = rig.machine(Start::Bios, &[&rig.primary, &rig.dpsr])?;
+    booted(&mut machine, "the primary")?;
+    init(&mut machine)?;
+    record_in_initramfs(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    stands_on_dpsr(&mut machine)?;
+
+    let image = "/boot/initrd.img-$(uname -r)";
+    machine.guest()?.ok(&format!("cp {image} /root/image"))?;
+    for (what, script) in [
+        ("before it has begun", "mkdir -p /run/dpsr; flock /run/dpsr/wrap.lock sleep 60 &"),
+        (
+            "in the middle of it",
+            "(until it=$(grep -l wrap-now /proc/[0-9]*/cmdline); do :; done; it=${it%/cmdline}; \
+             while [ -b /dev/vda4 ]; do :; done; kill -STOP ${it#/proc/}; \
+             echo \"<4>the wrap was stopped\" >/dev/kmsg) &",
+        ),
+    ] {
+        let hooks = "usr/lib/dracut/hooks/pre-udev";
+        let delay = format!(
+            "rm -rf /run/slow && mkdir -p /run/slow/{hooks} /run/slow/usr/bin && cd /run/slow && \
+             cp /usr/bin/flock /usr/bin/grep usr/bin && echo '{script}' >{hooks}/01-slow.sh && \
+             cp /root/image {image} && find usr | cpio --quiet --create --format=newc >>{image} && sync"
+        );
+        machine.guest()?.ok(&delay)?;
+        restarted(&mut machine, &format!("the primary, whose wrap does not end, {what}, plain"))?;
+        is_the_primary(&mut machine)?;
+        stands_on(&mut machine, PLAIN)?;
+        tells(&mut machine, "it took longer than 5 s")?;
+    }
+    tells(&mut machine, "the wrap was stopped")?;
+    machine.shut_down()
+}
+
 pub(super) fn tells(machine: &mut Machine, words: &str) -> Result<()> {
     let told = machine.guest()?.run(&format!("journalctl --boot --grep '{words}' --output cat"))?;
     must(told.output.contains(words), || format!("the journal does not say {words:?}: {}", told.output))

@@ -42,7 +42,7 @@ pub const LUKS_HEADER: u64 = 4 * MIB;
 pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
 pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
 
-/// What the root stands on. All but the first three have a filesystem of its own for the kernels.
+/// What the root stands on. All but the first four have a filesystem of its own for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// ext4 on a partition.
@@ -51,6 +51,8 @@ pub enum Layout {
     SystemdBoot,
     /// The same, and another partition for the homes.
     Homes,
+    /// The same as the first, with swap space for all of the memory.
+    Sleeps,
     /// btrfs on a partition of an array of two disks that are alike.
     Raid,
     /// XFS on a partition.
@@ -75,6 +77,7 @@ impl Layout {
             Self::Stock => "stock",
             Self::SystemdBoot => "systemd-boot",
             Self::Homes => "homes",
+            Self::Sleeps => "sleeps",
             Self::Raid => "raid",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
@@ -116,7 +119,7 @@ impl Layout {
 
     /// Whether the root is a filesystem on a partition, with the kernels in it.
     pub fn is_plain(self) -> bool {
-        matches!(self, Self::Plain | Self::SystemdBoot | Self::Homes)
+        matches!(self, Self::Plain | Self::SystemdBoot | Self::Homes | Self::Sleeps)
     }
 
     pub fn esp(self) -> Place {
@@ -133,7 +136,7 @@ impl Layout {
 
     pub fn swap(self) -> Place {
         let root = self.root();
-        (root.0 + root.1, 64 * MIB)
+        (root.0 + root.1, if self == Self::Sleeps { 512 * MIB } else { 64 * MIB })
     }
 
     /// The partition with the homes, where there is one.
