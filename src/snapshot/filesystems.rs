@@ -96,3 +96,37 @@ pub fn write_out(filesystems: &[Filesystem]) -> Result<Duration> {
     }
     Ok(start.elapsed())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dm::Mapped;
+    use crate::units::Bytes;
+    use crate::wrap::{DiskId, Under};
+
+    /// mountinfo names the partition on the other disk.
+    #[test]
+    fn a_filesystem_with_one_of_its_disks_here_is_on_the_primary() {
+        let root =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/golden/08-root-on-two-btrfs-disks");
+        let roots = Roots { sys: root.join("sys"), proc: root.join("proc"), dev: root.join("dev") };
+        let id = DiskId("0fc63daf-8483-4772-8e79-3d69d8477de4".into());
+        let wrapped = |part: &str| {
+            let mapped = |number, name| Mapped { number, name };
+            let none = DevNum { major: 253, minor: 0 };
+            Wrapped {
+                raw: none,
+                size: Bytes(4096),
+                disk: mapped(none, id.disk()),
+                under: Under::Raw,
+                left_out: vec![],
+                partitions: vec![mapped(roots.named(part).unwrap().number, id.partition(1))],
+                id: id.clone(),
+            }
+        };
+        let all = mounts(&roots);
+        let mount = all.iter().find(|mount| mount.at == "/").unwrap();
+        let on = ["sda1", "sda2", "sdb1", "sdb2"].map(|part| is_on(&roots, mount, &wrapped(part)));
+        assert_eq!(on, [false, true, true, false]);
+    }
+}
