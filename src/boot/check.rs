@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::line;
+use super::tries::Counting;
 
 /// Something in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -177,20 +178,27 @@ pub fn outdated(knows: Option<bool>) -> Option<Finding> {
     Some(Finding::known(what, change))
 }
 
-/// Whether systemd-boot counts starts, where the record says that it is to: `anew` once the system has come up.
-pub fn counting_entries(anew: bool, counting: bool) -> Option<Finding> {
-    let (why, change) = match (anew, counting) {
-        (false, _) => (
-            "systemd-boot would do that only until an entry has come up once",
-            "systemctl enable --now dpsr-count-starts.service",
+/// Whether systemd-boot counts starts, where the record says that it is to.
+pub fn counting_entries(counting: &Counting) -> Option<Finding> {
+    let again = "then systemctl restart dpsr-count-starts.service";
+    let beside = format!("kernel-install add VERSION IMAGE for each kernel, {again}");
+    let (why, change) = match counting {
+        Counting::Yes => return None,
+        Counting::Once => (
+            "systemd-boot would do that only until an entry has come up once".to_owned(),
+            "systemctl enable --now dpsr-count-starts.service".to_owned(),
         ),
-        (true, false) => (
-            "no entry of the primary's menu has one beside it that leads to the copy",
-            "kernel-install add $(uname -r) with the path of that kernel, then systemctl restart dpsr-count-starts.service",
-        ),
-        (true, true) => return None,
+        Counting::Fixed(what) => {
+            (format!("{what}, which would be started for ever"), format!("take that away, {again}"))
+        }
+        Counting::Nothing => {
+            ("no entry of the primary's menu has one beside it that leads to the copy".to_owned(), beside)
+        }
+        Counting::Before(names) => {
+            (format!("{} would be started for ever before the copy", names.join(", ")), beside)
+        }
     };
-    Some(Finding::known(format!("starts that fail are not counted (tries): {why}"), change))
+    Some(Finding::known(format!("starts that fail do not lead to the copy (tries): {why}"), change))
 }
 
 /// What is between the root's filesystem and a disk, and is not there by itself.
@@ -327,11 +335,14 @@ mod tests {
 
     #[test]
     fn where_systemd_boot_counts_it_goes_on_counting() {
-        assert_eq!(counting_entries(true, true), None);
-        let off = counting_entries(false, true).unwrap();
-        assert!(off.change.contains("dpsr-count-starts.service"), "{off:?}");
-        let none = counting_entries(true, false).unwrap();
-        assert!(none.change.starts_with("kernel-install add"), "{none:?}");
+        assert_eq!(counting_entries(&Counting::Yes), None);
+        let ways = [
+            Counting::Once,
+            Counting::Fixed("loader.conf says default x.conf".to_owned()),
+            Counting::Nothing,
+            Counting::Before(vec!["a-6.1.conf".to_owned(), "b.conf".to_owned()]),
+        ];
+        insta::assert_snapshot!(told(ways.iter().filter_map(counting_entries).collect()));
     }
 
     #[test]

@@ -66,12 +66,12 @@ pub fn menu(menu: &Menu<'_>) -> String {
         menu.entry("Last generation, even if the primary is there (dpsr)", "dpsr.boot=force"),
     ]
     .concat();
-    if menu.older.is_empty() {
-        text.push_str(&first);
-        return text;
-    }
     // What the primary's second entry leads to has the older ones alone, and waits for a choice.
     let older = "if [ \"${dpsr_older}\" = \"1\" ]; then";
+    if menu.older.is_empty() {
+        text.push_str(&format!("{older} set timeout=-1; fi\n{first}"));
+        return text;
+    }
     text.push_str(&format!(
         "{older}\nset default=0\nset timeout=-1\nelse\n{first}fi\nfunction dpsr_generations {{\n"
     ));

@@ -105,13 +105,15 @@ const INITRAMFS: [&str; 2] = ["boot/initrd.img-{}", "boot/initramfs-{}.img"];
 /// Whether the initramfs of the kernel `version` was made by dracut, with dpsr in it, since `record` was written; `None`
 /// where it is somewhere else than in /boot, of which nothing is noted.
 pub fn knows_record(root: &Path, version: &str, record: &Path) -> Option<bool> {
-    let note = note(root, version);
-    let here = || INITRAMFS.iter().any(|pattern| root.join(pattern.replace("{}", version)).exists());
-    if note.is_none() && !here() {
-        return None;
+    let noted = note(root, version).and_then(|note| changed(&image_of(root, &note)?));
+    match noted {
+        Some(made) => Some(changed(record).is_none_or(|written| written <= made)),
+        // dpsr is not in it.
+        None if INITRAMFS.iter().any(|pattern| root.join(pattern.replace("{}", version)).exists()) => {
+            Some(false)
+        }
+        None => None,
     }
-    let made = note.and_then(|note| changed(&image_of(root, &note)?));
-    Some(made.is_some_and(|made| changed(record).is_none_or(|written| written <= made)))
 }
 
 /// What dpsr's dracut module noted of the image it was put into.

@@ -25,7 +25,7 @@ const MAKING: Duration = Duration::from_secs(600);
 
 /// Takes the entries away, once no record says any more that the DPSR disk boots. Whether there were any.
 pub fn clear(root: &Path) -> Result<bool> {
-    tries::end(root)?;
+    let ended = tries::end(root);
     let entries = entries(root);
     for entry in &entries {
         let failed = |error| Error::device("removing", entry.display().to_string(), &error);
@@ -40,7 +40,7 @@ pub fn clear(root: &Path) -> Result<bool> {
     if menu {
         made_anew(&root.join(GRUB))?;
     }
-    Ok(menu || !entries.is_empty())
+    ended.map(|()| menu || !entries.is_empty())
 }
 
 /// Makes GRUB's menu anew, as update-grub(8) does, complete or not at all: that writes into the one that is there.
@@ -61,19 +61,26 @@ fn made_anew(menu: &Path) -> Result<()> {
 fn entries(root: &Path) -> Vec<PathBuf> {
     let files =
         folders(root).into_iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-    files.map(|file| file.path()).filter(|file| leads_to_copy(file)).collect()
+    let ours = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        leads_to_copy(&name, &fs::read_to_string(file).unwrap_or_default())
+    };
+    files.map(|file| file.path()).filter(ours).collect()
 }
 
 /// Where systemd-boot's entries can be; one ESP can be seen at two places.
 pub fn folders(root: &Path) -> Vec<PathBuf> {
-    TOPS.iter().map(|top| root.join(top).join("loader/entries")).collect()
+    tops(root).into_iter().map(|top| top.join("loader/entries")).collect()
 }
 
-/// Whether an entry of systemd-boot is dpsr's.
-pub fn leads_to_copy(entry: &Path) -> bool {
-    let name = entry.file_name().unwrap_or_default().to_string_lossy();
-    let text = || fs::read_to_string(entry).unwrap_or_default();
-    name.contains("-dpsr") && text().lines().any(|line| line.starts_with("options") && line.contains(FORCED))
+/// Where what systemd-boot reads can be.
+pub fn tops(root: &Path) -> Vec<PathBuf> {
+    TOPS.iter().map(|top| root.join(top)).collect()
+}
+
+/// Whether an entry of systemd-boot is dpsr's, by its name and what it says.
+pub fn leads_to_copy(name: &str, text: &str) -> bool {
+    name.contains("-dpsr") && text.lines().any(|line| line.starts_with("options") && line.contains(FORCED))
 }
 
 /// The name of what an entry of dpsr's stands beside, both without counters and what is behind them.

@@ -12,7 +12,7 @@ use super::{
     Shown, alone, bios, command_line, efi, facts, grub, kernel, preferred_kernel, root, sdboot, set, switch,
     tries,
 };
-use crate::config::{self, PairConfig};
+use crate::config::{self, PairConfig, Policy};
 use crate::error::Result;
 use crate::failover;
 use crate::open;
@@ -23,9 +23,8 @@ use crate::pair::sysfs::Roots;
 use crate::pair::volumes::Volumes;
 use crate::units::Bytes;
 
-/// There where what forgets counted starts is enabled; the other is for entries of systemd-boot.
-const FORGOTTEN: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
-const COUNTED_ANEW: &str = "etc/systemd/system/multi-user.target.wants/dpsr-count-starts.service";
+/// There where what forgets counted starts is enabled, for GRUB.
+const COUNTED: &str = "etc/systemd/system/multi-user.target.wants/dpsr-came-up.service";
 
 /// How it stands with the boot from the DPSR disk.
 #[derive(Clone, Debug, Serialize)]
@@ -120,15 +119,12 @@ pub(super) fn findings(config: &PairConfig) -> Result<Vec<Finding>> {
         let left_out = left_out(&open::volumes_of(config, &primary.table));
         in_the_way(&roots, Some((&primary.probe, &left_out)))?
     };
-    if config.failover.tries.is_some() {
+    // Who wants to be asked is at the console, and nothing is counted.
+    if config.failover.tries.is_some() && config.failover.policy == Policy::Auto {
         let (kind, on_partition) = facts::boot_place(&roots);
-        // A link, which leads nowhere from another root.
-        let enabled = |unit| root().join(unit).is_symlink();
         match sdboot::is_used(root()) {
-            true => {
-                found.extend(check::counting_entries(enabled(COUNTED_ANEW), tries::is_counting(root())));
-            }
-            false => found.extend(check::counting(&kind, on_partition, enabled(FORGOTTEN))),
+            true => found.extend(check::counting_entries(&tries::counting(root())?)),
+            false => found.extend(check::counting(&kind, on_partition, root().join(COUNTED).is_symlink())),
         }
     }
     Ok(found)

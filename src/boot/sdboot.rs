@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::efi::{BEHIND_SHIM, Loader};
 use super::grub::{Menu, Older, SHOWN};
-use super::place;
+use super::{menu, place};
 use crate::error::{Error, Result};
 use crate::time::utc;
 
@@ -20,6 +20,9 @@ const LOADER_INFO: &str = "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41c
 /// And of the entry whose starts it counts, if that has started the system: its path on the ESP.
 pub(super) const COUNTED: &str =
     "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
+/// And of the entry that somebody wants to be first.
+const CHOSEN: &str = "sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// The program, and the same signed, which shim starts under the name of GRUB; below the root.
 const PROGRAM: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
@@ -46,6 +49,21 @@ pub fn counted_entry(root: &Path) -> Option<String> {
     let path = text(&fs::read(root.join(COUNTED)).ok()?);
     let name = path.trim_end_matches('\0').rsplit(['\\', '/']).next()?;
     Some(name.to_owned())
+}
+
+/// What lets the primary's menu always begin with one entry, whatever becomes of that, if anything does. A pattern matches
+/// dpsr's entries as well. (loader.conf(5), systemd-boot(7))
+pub fn fixed(root: &Path) -> Option<String> {
+    if fs::read(root.join(CHOSEN)).is_ok_and(|chosen| chosen.len() > 4) {
+        return Some("an entry was made the default in the menu, or by bootctl set-default".to_owned());
+    }
+    menu::tops(root).iter().find_map(|top| {
+        let text = fs::read_to_string(top.join("loader/loader.conf")).ok()?;
+        let value =
+            text.lines().find_map(|line| line.strip_prefix("default")?.strip_prefix([' ', '\t']))?.trim();
+        let pattern = value.contains(['*', '?', '[']);
+        (!pattern).then(|| format!("loader.conf says default {value}"))
+    })
 }
 
 fn text(told: &[u8]) -> String {

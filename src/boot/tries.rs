@@ -4,16 +4,20 @@
 //! It takes one from the number in the name of the entry that it starts, and puts those that have none left behind all
 //! others (<https://uapi-group.org/specifications/specs/boot_loader_specification/>, "boot counting"). Who came up loses
 //! the number (systemd-bless-boot.service(8)), which would end the counting with the first good start: here it gets it
-//! back, where nobody takes it away, too. Of dpsr's entries beside them none is counted: they come after those that have
-//! starts left, and before those that have not.
+//! back, where nobody takes it away, too. Of dpsr's entries beside them none is counted: by their sort-key they come after
+//! those that have starts left, and before those that have not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use super::{menu, place, sdboot};
 use crate::config::{self, Policy};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::failover;
+
+/// There where somebody gives the counters back.
+const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/dpsr-count-starts.service";
 
 /// The number that an installed kernel's entry has from the beginning. (kernel-install(8))
 const FROM_THE_BEGINNING: &str = "etc/kernel/tries";
@@ -25,168 +29,305 @@ enum Wanted {
     Tries(u8),
     /// No copy is started by itself.
     ByChoice,
-    /// As before dpsr came.
+    /// None is there.
     Gone,
+}
+
+/// What has come up.
+#[derive(Clone, Debug, Default)]
+struct Up {
+    /// The entry whose starts are counted, if it was one.
+    entry: Option<String>,
+    /// The primary's kernel, where its system is on the primary.
+    kernel: Option<String>,
 }
 
 /// The system has come up: lets the starts of every entry of the primary that has one of dpsr's beside it be counted anew,
 /// where a record in `dir` says so. Where none does, no copy is started by itself.
+///
+/// # Errors
+/// `NotFound` where the entry that was started is nowhere to be seen, so that its starts are used up.
 pub fn count(root: &Path, dir: &Path) -> Result<()> {
-    renamed(root, tries(dir)?.map_or(Wanted::ByChoice, Wanted::Tries))
+    let release = nix::sys::utsname::uname().ok().and_then(|name| name.release().to_str().map(str::to_owned));
+    let kernel = release.filter(|_| !failover::is_under_way());
+    let up = Up { entry: sdboot::counted_entry(root), kernel };
+    renamed(root, wanted(root, dir)?, &up)
+}
+
+/// Before the machine goes to sleep: systemd-boot renames nothing then, behind the back of a system that has the ESP
+/// mounted, and takes no waking for a start that failed.
+pub fn pause(root: &Path, dir: &Path) -> Result<()> {
+    match wanted(root, dir)? {
+        Wanted::Tries(_) => renamed(root, Wanted::Gone, &Up::default()),
+        Wanted::ByChoice | Wanted::Gone => Ok(()),
+    }
 }
 
 /// Ends the counting, before dpsr's entries go away.
 pub fn end(root: &Path) -> Result<()> {
-    if root.join(FROM_THE_BEGINNING).exists() { Ok(()) } else { renamed(root, Wanted::Gone) }
+    if root.join(FROM_THE_BEGINNING).exists() {
+        return Ok(());
+    }
+    renamed(root, Wanted::Gone, &Up::default())
 }
 
-/// Whether the starts of an entry of the primary are counted, and lead to the copy.
-pub fn is_counting(root: &Path) -> bool {
-    menu::folders(root).iter().any(|folder| {
-        let names = names(folder);
-        pairs(folder, &names)
-            .any(|(ours, theirs)| ours.counter.is_none() && theirs.iter().any(|it| it.counter.is_some()))
-    })
+/// Whether starts that fail lead to the copy, or why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// They do.
+    Yes,
+    /// Nobody gives the counters back.
+    Once,
+    /// One entry is always the first, whatever becomes of it; what says so.
+    Fixed(String),
+    /// No entry of dpsr's comes after one that is counted.
+    Nothing,
+    /// These are started for ever before one of dpsr's.
+    Before(Vec<String>),
 }
 
-fn renamed(root: &Path, wanted: Wanted) -> Result<()> {
-    let started = sdboot::counted_entry(root);
+/// How it stands with the entries there are.
+pub fn counting(root: &Path) -> Result<Counting> {
+    if !is_enabled(root) {
+        return Ok(Counting::Once);
+    }
+    if let Some(what) = sdboot::fixed(root) {
+        return Ok(Counting::Fixed(what));
+    }
     for folder in menu::folders(root) {
-        let names = names(&folder);
-        let mut changed = false;
-        for (from, to) in pairs(&folder, &names)
-            .flat_map(|(ours, theirs)| renames(&ours, &theirs, wanted, started.as_deref()))
+        let entries = Entry::all(&folder)?;
+        let leads = |(ours, theirs): &(&Entry, Vec<&Entry>)| {
+            ours.counter().is_none() && theirs.iter().any(|it| it.counter().is_some())
+        };
+        let Some((ours, _)) = pairs(&entries).find(leads) else { continue };
+        let before = |it: &&Entry| {
+            it.counter().is_none()
+                && !it.is_ours()
+                && it.sort_key().is_some_and(|key| Some(key) < ours.sort_key())
+        };
+        let names: Vec<_> = entries.iter().filter(before).map(|it| it.name.clone()).collect();
+        return Ok(if names.is_empty() { Counting::Yes } else { Counting::Before(names) });
+    }
+    Ok(Counting::Nothing)
+}
+
+fn is_enabled(root: &Path) -> bool {
+    // A link, which leads nowhere from another root.
+    root.join(ENABLED).is_symlink()
+}
+
+/// How many starts may fail, if they are to be counted at all. Who wants to be asked is at the console.
+fn wanted(root: &Path, dir: &Path) -> Result<Wanted> {
+    if !is_enabled(root) || sdboot::fixed(root).is_some() {
+        return Ok(Wanted::ByChoice);
+    }
+    for name in config::list(dir)? {
+        let config = config::load(dir, &name)?;
+        if config.boot
+            && config.failover.policy == Policy::Auto
+            && let Some(tries) = config.failover.tries
         {
-            let failed = |error: io::Error| {
-                Error::device("renaming", folder.join(&from).display().to_string(), &error)
-            };
-            match fs::rename(folder.join(&from), folder.join(&to)) {
-                // Two of dpsr's stand beside each.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                renamed => renamed.map_err(failed)?,
-            }
-            changed = true;
+            return Ok(Wanted::Tries(tries.into()));
+        }
+    }
+    Ok(Wanted::ByChoice)
+}
+
+fn renamed(root: &Path, wanted: Wanted, up: &Up) -> Result<()> {
+    let mut missing = up.entry.as_deref();
+    for folder in menu::folders(root) {
+        let entries = Entry::all(&folder)?;
+        let started = up.entry.as_deref().map(stem);
+        if entries.iter().any(|it| Some(it.stem()) == started) {
+            missing = None;
+        }
+        let mut changed = false;
+        for (from, to) in pairs(&entries).flat_map(|(ours, theirs)| renames(ours, &theirs, wanted, up)) {
+            changed |= put(&folder, &from, &to)?;
         }
         if changed {
             let failed = |error| Error::device("writing", folder.display().to_string(), &error);
             place::flush(&folder).map_err(failed)?;
         }
     }
-    Ok(())
+    let Some(entry) = missing else { return Ok(()) };
+    let why = format!("{entry}, whose starts are counted, is not to be seen");
+    Err(Error::new(Kind::NotFound, "counting starts anew", why)
+        .left("each start counts as one that failed, and after the last one the copy is started")
+        .next("mount the ESP at /efi, /boot or /boot/efi, then systemctl restart dpsr-count-starts.service"))
+}
+
+/// Whether there was something to rename. Two of dpsr's stand beside each, so that it may have been done already.
+fn put(folder: &Path, from: &str, to: &str) -> Result<bool> {
+    let failed =
+        |error: io::Error| Error::device("renaming", folder.join(from).display().to_string(), &error);
+    match fs::rename(folder.join(from), folder.join(to)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        renamed => renamed.map_err(failed)?,
+    }
+    // FAT writes where the file begins into its new name only with the file. (`vfat_rename`)
+    File::open(folder.join(to)).and_then(|file| file.sync_all()).map_err(failed)?;
+    Ok(true)
 }
 
 /// Each of dpsr's entries, and what it stands beside: more than one, where a kernel was installed again.
-fn pairs<'a>(folder: &Path, names: &'a [String]) -> impl Iterator<Item = (Name<'a>, Vec<Name<'a>>)> {
-    let ours = names.iter().filter(|name| menu::leads_to_copy(&folder.join(name)));
-    ours.filter_map(|name| {
-        let ours = Name::of(name)?;
-        let stem = menu::beside(ours.stem)?;
-        Some((ours, names.iter().filter_map(|name| Name::of(name)).filter(|it| it.stem == stem).collect()))
+fn pairs(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Vec<&Entry>)> {
+    entries.iter().filter(|entry| entry.is_ours()).filter_map(|ours| {
+        let beside = menu::beside(ours.stem())?;
+        Some((ours, entries.iter().filter(|it| it.stem() == beside).collect()))
     })
 }
 
-/// How many starts may fail, if they are to be counted at all. Who wants to be asked is at the console.
-pub fn tries(dir: &Path) -> Result<Option<u8>> {
-    for name in config::list(dir)? {
-        let config = config::load(dir, &name)?;
-        if config.boot && config.failover.policy == Policy::Auto && config.failover.tries.is_some() {
-            return Ok(config.failover.tries.map(u8::from));
-        }
-    }
-    Ok(None)
-}
-
-/// Of one of dpsr's entries and those it stands beside, of which one may have started the system.
-fn renames(
-    ours: &Name<'_>,
-    theirs: &[Name<'_>],
-    wanted: Wanted,
-    started: Option<&str>,
-) -> Vec<(String, String)> {
+/// Of one of dpsr's entries and those it stands beside.
+fn renames(ours: &Entry, theirs: &[&Entry], wanted: Wanted, up: &Up) -> Vec<(String, String)> {
     let mut renames = Vec::new();
-    let mut to = |name: &Name<'_>, counter: &str| {
-        renames.push((name.whole.to_owned(), format!("{}{counter}.conf", name.stem)));
+    let mut to = |entry: &Entry, counter: &str| {
+        renames.push((entry.name.clone(), format!("{}{counter}.conf", entry.stem())));
     };
+    let counted = theirs.iter().filter(|it| it.counter().is_some());
     match wanted {
-        Wanted::Tries(tries) => {
-            // Behind an entry that is not counted no other is ever started.
-            let anew = |it: &&Name<'_>| it.counter.is_none() || Some(it.whole) == started;
-            theirs.iter().filter(anew).for_each(|it| to(it, &format!("+{tries}")));
-            if ours.counter.is_some() {
+        // What has no sort-key is put in another order.
+        Wanted::Tries(tries) if ours.sort_key().is_some() => {
+            let kernel = |it: &Entry| {
+                up.kernel.as_ref().is_some_and(|kernel| it.stem().ends_with(&format!("-{kernel}")))
+            };
+            let anew =
+                |it: &Entry| it.counter().is_none() || up.entry.as_ref() == Some(&it.name) || kernel(it);
+            theirs.iter().filter(|it| anew(it)).for_each(|it| to(it, &format!("+{tries}")));
+            if ours.counter().is_some() {
                 to(ours, "");
             }
         }
-        Wanted::ByChoice if ours.counter.is_none() && theirs.iter().any(|it| it.counter.is_some()) => {
-            to(ours, "+0")
+        Wanted::Tries(_) | Wanted::ByChoice => {
+            if ours.counter().is_none() && counted.count() > 0 {
+                to(ours, "+0");
+            }
         }
-        Wanted::ByChoice => {}
-        Wanted::Gone => theirs.iter().filter(|it| it.counter.is_some()).for_each(|it| to(it, "")),
+        Wanted::Gone => counted.for_each(|it| to(it, "")),
     }
+    renames.retain(|(from, to)| from != to);
     renames
 }
 
-/// The name of an entry.
+/// An entry of the menu.
 #[derive(Debug, PartialEq, Eq)]
-struct Name<'a> {
-    whole: &'a str,
-    /// Without the counter.
-    stem: &'a str,
-    /// `LEFT` or `LEFT-DONE`.
-    counter: Option<&'a str>,
+struct Entry {
+    name: String,
+    text: String,
 }
 
-impl<'a> Name<'a> {
-    fn of(whole: &'a str) -> Option<Self> {
-        let name = whole.strip_suffix(".conf")?;
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
-        let counts = |text: &str| {
-            text.split_once('-').map_or(number(text), |(left, done)| number(left) && number(done))
+impl Entry {
+    /// Those in a directory, by name; none in one that is not there.
+    fn all(folder: &Path) -> Result<Vec<Self>> {
+        let failed = |error: &io::Error| Error::device("reading", folder.display().to_string(), error);
+        let files = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => {
+                files.and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(|error| failed(&error))?
+            }
         };
-        Some(match name.rsplit_once('+').filter(|(_, counter)| counts(counter)) {
-            Some((stem, counter)) => Self { whole, stem, counter: Some(counter) },
-            None => Self { whole, stem: name, counter: None },
-        })
+        let names = files.into_iter().filter_map(|file| file.file_name().into_string().ok());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".conf")).collect();
+        names.sort();
+        let read = |name: String| {
+            let text = fs::read(folder.join(&name)).map_err(|error| failed(&error))?;
+            Ok(Self { name, text: String::from_utf8_lossy(&text).into_owned() })
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    fn is_ours(&self) -> bool {
+        menu::leads_to_copy(&self.name, &self.text)
+    }
+
+    /// The name without what it ends with, and without the counter.
+    fn stem(&self) -> &str {
+        stem(&self.name)
+    }
+
+    /// `LEFT` or `LEFT-DONE`.
+    fn counter(&self) -> Option<&str> {
+        divided(&self.name).1
+    }
+
+    fn sort_key(&self) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix("sort-key")).map(str::trim)
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
+fn stem(name: &str) -> &str {
+    divided(name).0
+}
+
+fn divided(name: &str) -> (&str, Option<&str>) {
+    let name = name.strip_suffix(".conf").unwrap_or(name);
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    let counts =
+        |text: &str| text.split_once('-').map_or(number(text), |(left, done)| number(left) && number(done));
+    match name.rsplit_once('+').filter(|(_, counter)| counts(counter)) {
+        Some((stem, counter)) => (stem, Some(counter)),
+        None => (name, None),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::config::testing::sample;
-    use crate::config::{FailoverConfig, save};
+    use crate::config::{FailoverConfig, PairConfig, save};
 
-    const OF_A_COPY: &str = "title x\noptions root=UUID=1 dpsr.boot=force noresume\n";
-
-    /// A root with these entries in its ESP.
-    fn menu_of(entries: &[&str]) -> (tempfile::TempDir, std::path::PathBuf) {
+    /// A root with these entries in its ESP, and the unit enabled.
+    fn menu_of(entries: &[&str]) -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("boot/efi/loader/entries");
         fs::create_dir_all(&folder).unwrap();
-        for name in entries {
-            let text = if name.contains("-dpsr") { OF_A_COPY } else { "title x\noptions root=UUID=1\n" };
-            fs::write(folder.join(name), text).unwrap();
-        }
+        entries.iter().for_each(|name| put_entry(&folder, name));
+        let unit = root.path().join(ENABLED);
+        fs::create_dir_all(unit.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("/usr/lib/systemd/system/dpsr-count-starts.service", unit).unwrap();
         (root, folder)
     }
 
-    fn record(root: &Path, policy: Policy, tries: Option<u8>) -> std::path::PathBuf {
+    fn put_entry(folder: &Path, name: &str) {
+        let ours = if name.contains("-dpsr") { ("-dpsr", " dpsr.boot=force noresume") } else { ("", "") };
+        let text = format!("title {name}\nsort-key debian{}\noptions root=UUID=1 ro{}\n", ours.0, ours.1);
+        fs::write(folder.join(name), text).unwrap();
+    }
+
+    fn record(root: &Path, policy: Policy, tries: Option<u8>) -> PathBuf {
         let dir = root.join("etc/dpsr");
         fs::create_dir_all(&dir).unwrap();
         let tries = tries.map(|tries| tries.try_into().unwrap());
         let failover = FailoverConfig { policy, tries, ..FailoverConfig::default() };
-        save(&dir, &crate::config::PairConfig { boot: true, failover, ..sample("main") }).unwrap();
+        save(&dir, &PairConfig { boot: true, failover, ..sample("main") }).unwrap();
         dir
     }
 
+    fn started_by(root: &Path, entry: &str) {
+        let started = root.join(sdboot::COUNTED);
+        fs::create_dir_all(started.parent().unwrap()).unwrap();
+        let path = format!("\\loader\\entries\\{entry}\0");
+        let path = path.encode_utf16().flat_map(u16::to_le_bytes);
+        fs::write(&started, [6, 0, 0, 0].into_iter().chain(path).collect::<Vec<_>>()).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        Entry::all(folder).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
     #[test]
-    fn every_kernel_is_counted_and_the_copy_comes_after_them() {
+    fn counters_in_names() {
+        assert_eq!(divided("a-6.1.conf"), ("a-6.1", None));
+        assert_eq!(divided("a-6.1+3.conf"), ("a-6.1", Some("3")));
+        assert_eq!(divided("a-6.1+0-3.conf"), ("a-6.1", Some("0-3")));
+        assert_eq!(divided("a-6.1+deb13.conf"), ("a-6.1+deb13", None));
+        assert_eq!(divided("a-6.1+deb13+2-1.conf"), ("a-6.1+deb13", Some("2-1")));
+    }
+
+    #[test]
+    fn every_kernel_is_counted_anew_and_dpsrs_entries_are_not() {
         let (root, folder) = menu_of(&[
             "a-6.1.conf",
             "a-6.1-dpsr.conf",
@@ -196,15 +337,9 @@ mod tests {
             "a-6.2-dpsr-older+0.conf",
             "a-6.3+0-3.conf",
             "a-6.3-dpsr+0.conf",
-            "memtest.conf",
         ]);
-        let started = root.path().join(sdboot::COUNTED);
-        fs::create_dir_all(started.parent().unwrap()).unwrap();
-        let path = "\\loader\\entries\\a-6.2+2-1.conf\0".encode_utf16().flat_map(u16::to_le_bytes);
-        fs::write(&started, [6, 0, 0, 0].into_iter().chain(path).collect::<Vec<_>>()).unwrap();
-
+        started_by(root.path(), "a-6.2+2-1.conf");
         let dir = record(root.path(), Policy::Auto, Some(3));
-        assert!(!is_counting(root.path()));
         count(root.path(), &dir).unwrap();
         let counted = [
             "a-6.1+3.conf",
@@ -215,25 +350,36 @@ mod tests {
             "a-6.2-dpsr.conf",
             "a-6.3+0-3.conf",
             "a-6.3-dpsr.conf",
-            "memtest.conf",
         ];
         assert_eq!(names(&folder), counted, "one has come up, and one never has");
-        assert!(is_counting(root.path()));
+        assert_eq!(counting(root.path()).unwrap(), Counting::Yes);
+        // Its name has changed since.
         count(root.path(), &dir).unwrap();
         assert_eq!(names(&folder), counted);
 
         // A kernel that is installed again.
-        fs::write(folder.join("a-6.1.conf"), "title new\n").unwrap();
+        put_entry(&folder, "a-6.1.conf");
+        fs::write(folder.join("a-6.1.conf"), "title new\nsort-key debian\n").unwrap();
         count(root.path(), &dir).unwrap();
         assert_eq!(names(&folder), counted);
-        assert_eq!(fs::read_to_string(folder.join("a-6.1+3.conf")).unwrap(), "title new\n");
+        assert!(fs::read_to_string(folder.join("a-6.1+3.conf")).unwrap().starts_with("title new\n"));
+
+        // One whose last start came up by another entry.
+        let up = Up { entry: None, kernel: Some("6.3".to_owned()) };
+        renamed(root.path(), Wanted::Tries(3), &up).unwrap();
+        assert!(names(&folder).contains(&"a-6.3+3.conf".to_owned()));
+
+        pause(root.path(), &dir).unwrap();
+        assert!(names(&folder).iter().all(|name| !name.contains('+')), "{:?}", names(&folder));
+        count(root.path(), &dir).unwrap();
+        assert_eq!(counting(root.path()).unwrap(), Counting::Yes);
 
         // Nobody is to be started by itself any more.
         for (policy, tries) in [(Policy::Auto, None), (Policy::Ask, Some(3))] {
             record(root.path(), policy, tries);
             count(root.path(), &dir).unwrap();
             assert!(names(&folder).contains(&"a-6.1-dpsr+0.conf".to_owned()));
-            assert!(!is_counting(root.path()));
+            assert_eq!(counting(root.path()).unwrap(), Counting::Nothing);
         }
         end(root.path()).unwrap();
         for name in ["a-6.1.conf", "a-6.2.conf", "a-6.3.conf"] {
@@ -242,21 +388,48 @@ mod tests {
     }
 
     #[test]
-    fn nobody_counts_what_has_no_entry_of_dpsrs() {
+    fn nothing_is_counted_that_would_not_lead_to_the_copy() {
         let (root, folder) = menu_of(&["a-6.1.conf", "a-6.2-dpsr.conf"]);
         let dir = record(root.path(), Policy::Auto, Some(3));
+        let same = |why: &str| {
+            let before = names(&folder);
+            count(root.path(), &dir).unwrap();
+            assert_eq!(names(&folder), before, "{why}");
+        };
+        same("none stands beside the other");
+        assert_eq!(counting(root.path()).unwrap(), Counting::Nothing);
+
+        put_entry(&folder, "a-6.2.conf");
+        let conf = root.path().join("boot/efi/loader/loader.conf");
+        for (line, fixed) in
+            [("default a-6.2.conf", true), ("default\t@saved", true), ("#default x\ndefault a-*", false)]
+        {
+            fs::write(&conf, format!("timeout 3\n{line}\n")).unwrap();
+            assert_eq!(matches!(counting(root.path()).unwrap(), Counting::Fixed(_)), fixed, "{line}");
+            if fixed {
+                same(line);
+            }
+        }
+        fs::remove_file(root.path().join(ENABLED)).unwrap();
+        same("nobody would give the counters back");
+        assert_eq!(counting(root.path()).unwrap(), Counting::Once);
+        std::os::unix::fs::symlink("x", root.path().join(ENABLED)).unwrap();
+
+        // What has no sort-key comes in another order.
+        fs::write(folder.join("a-6.2-dpsr.conf"), "title x\noptions dpsr.boot=force noresume\n").unwrap();
+        same("it has no sort-key");
+        put_entry(&folder, "a-6.2-dpsr.conf");
         count(root.path(), &dir).unwrap();
-        assert_eq!(names(&folder), ["a-6.1.conf", "a-6.2-dpsr.conf"]);
+        assert_eq!(counting(root.path()).unwrap(), Counting::Before(vec!["a-6.1.conf".to_owned()]));
     }
 
     #[test]
-    fn counters_in_names() {
-        let of = |name: &'static str| Name::of(name).map(|it| (it.stem, it.counter));
-        assert_eq!(of("a-6.1.conf"), Some(("a-6.1", None)));
-        assert_eq!(of("a-6.1+3.conf"), Some(("a-6.1", Some("3"))));
-        assert_eq!(of("a-6.1+0-3.conf"), Some(("a-6.1", Some("0-3"))));
-        assert_eq!(of("a-6.1+deb13.conf"), Some(("a-6.1+deb13", None)));
-        assert_eq!(of("a-6.1+deb13+2-1.conf"), Some(("a-6.1+deb13", Some("2-1"))));
-        assert_eq!(of("a-6.1.conf.new"), None);
+    fn an_esp_that_is_not_there_is_told() {
+        let (root, folder) = menu_of(&["a-6.1+2-1.conf", "a-6.1-dpsr.conf"]);
+        let dir = record(root.path(), Policy::Auto, Some(3));
+        started_by(root.path(), "a-6.1+2-1.conf");
+        fs::remove_dir_all(&folder).unwrap();
+        let error = count(root.path(), &dir).unwrap_err();
+        insta::assert_snapshot!(error, @"counting starts anew: a-6.1+2-1.conf, whose starts are counted, is not to be seen; each start counts as one that failed, and after the last one the copy is started; mount the ESP at /efi, /boot or /boot/efi, then systemctl restart dpsr-count-starts.service");
     }
 }

@@ -12,6 +12,9 @@ pub(super) fn run(args: &Internal) -> Result<()> {
     match args.process {
         Process::Keep { lock } => keeper::run(lock),
         Process::Freeze { board } => freezer::run(board),
-        Process::CountStarts => tries::count(Path::new("/"), Path::new(CONFIG_DIR)),
+        Process::CountStarts { pause } => {
+            let act = if pause { tries::pause } else { tries::count };
+            act(Path::new("/"), Path::new(CONFIG_DIR))
+        }
     }
 }

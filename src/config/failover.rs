@@ -37,7 +37,8 @@ pub struct FailoverConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
     /// After so many starts of the primary in which its system did not come up, its own loader leads to the DPSR
-    /// disk by itself: 2 to 9. Read by the hook of GRUB's menu, which has to be made anew.
+    /// disk by itself: 2 to 9. Read by the hook of GRUB's menu, which has to be made anew, and by what lets systemd-boot
+    /// count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tries: Option<Tries>,
 }

@@ -78,6 +78,13 @@ pub fn run(dir: &Path) {
         Choice::Primary if asked == Asked::Auto => {
             say(Level::Info, "the primary is there, and is started; its own boot loader was not used");
         }
+        Choice::Hopeless(_) if asked == Asked::Force && line.otherwise => {
+            say(
+                Level::Warning,
+                "the copy was to be started, and the DPSR disk is not there: the primary is, if it can be",
+            );
+            hide::not_at_all(config);
+        }
         _ => {}
     }
 }

@@ -10,6 +10,7 @@
 //! | `dpsr.pair=NAME`  | the pair it is about; said by the loader of each DPSR disk                           |
 //! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent; `ask`: the console is asked which |
 //! | `dpsr.live=V,…`   | with `force`: volumes that stay on the primary, by number, name or label; everything else comes from the copy |
+//! | `dpsr.else=primary` | with `force`: the primary, where the DPSR disk is not there; nobody need have chosen this    |
 //! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
 
 use crate::units::Generation;
@@ -49,6 +50,8 @@ pub struct CmdLine {
     pub generation: Option<Pick>,
     /// Volumes that stay on the primary.
     pub live: Vec<String>,
+    /// Whether the primary is started where the DPSR disk is not there, though the copy was to be.
+    pub otherwise: bool,
     /// Whether what a system wrote that ran from an older generation is given up.
     pub discard: bool,
 }
@@ -62,6 +65,7 @@ impl CmdLine {
             pair: None,
             generation: None,
             live: Vec::new(),
+            otherwise: false,
             discard: false,
         };
         for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
@@ -78,6 +82,7 @@ impl CmdLine {
                     found.live =
                         names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
                 }
+                ("dpsr.else", "primary") => found.otherwise = true,
                 ("dpsr.discard", "aside") => found.discard = true,
                 ("dpsr.pair", pair) => found.pair = Some(pair.to_owned()),
                 _ => {}
@@ -105,6 +110,7 @@ mod tests {
             pair: None,
             generation: None,
             live: vec![],
+            otherwise: false,
             discard: false,
         };
         assert_eq!(of("root=UUID=1 ro quiet\n"), nothing);
@@ -112,6 +118,7 @@ mod tests {
         assert_eq!(of("dpsr.boot=auto dpsr.boot=off").boot, Boot::Plain);
         assert_eq!(of("dpsr.boot=maybe dpsr.wait=x"), nothing);
         assert_eq!(of("dpsr.boot=force dpsr.live=data,5,").live, ["data", "5"]);
+        assert!(of("dpsr.boot=force dpsr.else=primary").otherwise);
         let generation = |text: &str| of(text).generation;
         assert_eq!(generation("dpsr.boot=force dpsr.generation=12"), Some(Pick::Exactly(Generation(12))));
         assert_eq!(generation("dpsr.boot=force dpsr.generation=ask"), Some(Pick::Asked));

@@ -31,6 +31,9 @@ const RULES: &str = "/run/udev/rules.d";
 /// The file of it.
 const NAME: &str = "59-dpsr-hide.rules";
 
+/// There where the primary is started though the copy was asked for.
+const NOT_AT_ALL: &str = "/run/dpsr/hides-nothing";
+
 /// The rule that asks [`event`] about each disk, as in the initramfs.
 const RULE: &str = include_str!("../../dracut/55dpsr/59-dpsr-hide.rules");
 
@@ -50,6 +53,16 @@ pub fn from_now_on(config: &PairConfig) -> Result<()> {
     write(Path::new(failover::FLAG), &format!("the pair {} runs from its copy\n", config.name))
 }
 
+/// Hides nothing in this start, whatever the command line says.
+pub fn not_at_all(config: &PairConfig) {
+    let flag = Path::new(NOT_AT_ALL);
+    let written = fs::create_dir_all(flag.parent().expect("it has one")).and_then(|()| fs::write(flag, ""));
+    if let Err(error) = written {
+        tracing::warn!("writing {NOT_AT_ALL}: {error}, ignoring: the primary stays hidden");
+    }
+    what_is_there(config);
+}
+
 /// Hides nothing any more: no copy was started, and the primary may come yet. One that came meanwhile is seen anew.
 pub fn no_longer(config: &PairConfig) {
     for path in [Path::new(failover::FLAG), Path::new(failover::PAIR), &Path::new(RULES).join(NAME)] {
@@ -62,7 +75,8 @@ pub fn no_longer(config: &PairConfig) {
 
 /// What udev is to know of the disk, or partition, of its event; nothing for all others.
 pub fn event(dir: &Path) -> Option<&'static str> {
-    if !failover::is_under_way() && CmdLine::of_kernel().boot != Boot::Force {
+    let asked = CmdLine::of_kernel().boot == Boot::Force && !Path::new(NOT_AT_ALL).exists();
+    if !failover::is_under_way() && !asked {
         return None;
     }
     let number = |key: &str| env::var(key).ok().and_then(|value| value.parse().ok());

@@ -19,7 +19,7 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// A folder of this workspace, and where the files in it go. One that is not there has nothing to install.
-const FOLDERS: [(&str, &str); 9] = [
+const FOLDERS: [(&str, &str); 10] = [
     ("dracut/55dpsr", "usr/lib/dracut/modules.d/55dpsr"),
     ("udev", "usr/lib/udev/rules.d"),
     ("systemd", "usr/lib/systemd/system"),
@@ -28,6 +28,7 @@ const FOLDERS: [(&str, &str); 9] = [
     ("hooks/kernel", "etc/initramfs/post-update.d"),
     ("hooks/grub", "etc/grub.d"),
     ("hooks/kernel-install", "usr/lib/kernel/install.d"),
+    ("hooks/sleep", "usr/lib/systemd/system-sleep"),
     ("hooks/bless-boot", "usr/lib/systemd/system/systemd-bless-boot.service.d"),
 ];
 

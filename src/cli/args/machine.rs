@@ -114,7 +114,11 @@ pub enum Process {
         lock: i32,
     },
     /// The system has come up: let systemd-boot count the starts of the primary's entries anew
-    CountStarts,
+    CountStarts {
+        /// The machine goes to sleep: let it count none until then
+        #[arg(long)]
+        pause: bool,
+    },
     /// Do the steps of the window
     Freeze {
         /// The descriptor of the board
