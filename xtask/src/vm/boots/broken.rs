@@ -2,6 +2,7 @@
 //! The disk is fine, and the system on it is not: an older generation is started, goes on, and replaces it.
 
 use std::fs;
+use std::time::Duration;
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
 use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
@@ -17,7 +18,10 @@ const MENU: &str = "/boot/grub/grub.cfg";
 pub(super) const INIT: &str = "/usr/lib/systemd/systemd";
 
 /// What the list of older generations shows; Enter starts the first of them.
-const LISTED: Answer = Answer::new("Generation 1, 20", "");
+const LISTED: Answer = Answer { after: Duration::from_secs(8), ..Answer::new("Generation 1, 20", "") };
+
+/// What would be started by itself before that, and is not in the list.
+const LAST: &str = "Last generation, even if";
 
 /// What the kernel is told by the entry of the last generation, and by that of the first one.
 const NEWEST: &str = "dpsr.boot=force";
@@ -38,6 +42,10 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
 
     let mut machine = rig.machine(Start::Uefi, &both)?.answered(Some(LISTED));
     booted(&mut machine, "generation 1 of two, by the primary's own menu")?;
+    let said = fs::read(machine.console()).unwrap_or_default();
+    must(!String::from_utf8_lossy(&said).contains(LAST), || {
+        "the list is that of all generations".to_owned()
+    })?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;

@@ -17,6 +17,9 @@ use crate::vm::{DPSR, PRIMARY, must};
 /// How long it may take until somebody looks how full it is.
 const LOOK: Duration = Duration::from_secs(120);
 
+/// Everything that was written is there.
+const SUMS: &str = "sha256sum --quiet --check /root/sums";
+
 pub(super) fn copy_fills_up(rig: &Rig) -> Result<()> {
     let file = rig.folder.join("small.img");
     make_sparse(&file, 2 * GIB)?;
@@ -46,6 +49,7 @@ pub(super) fn copy_fills_up(rig: &Rig) -> Result<()> {
     restarted(&mut machine, "the rest copied, and the primary started")?;
     is_the_primary(&mut machine)?;
     marked(&mut machine, "fourth")?;
+    machine.guest()?.ok(SUMS)?;
     dpsr_json(&mut machine, "sync")?;
     let scrubbed = dpsr_json(&mut machine, "scrub")?;
     must(scrubbed.number("found")? == 0, || format!("{scrubbed:?}"))?;
@@ -90,7 +94,7 @@ fn goes_on(machine: &mut Machine, state: &str) -> Result<()> {
     is_the_primary(machine)?;
     stands_on_dpsr(machine)?;
     marked(machine, "fourth")?;
-    machine.guest()?.ok("sha256sum --quiet --check /root/sums")?;
+    machine.guest()?.ok(SUMS)?;
     let status = dpsr_json(machine, "status")?;
     must(status.text("state")? == state, || format!("{status:?}"))
 }

@@ -20,7 +20,7 @@ use crate::vm::typist::Answer;
 /// Nobody writes this by chance, and nobody but root may ever read it.
 const CANARY: &str = "plaintext-canary-9b1f0c5e5d2f7a07";
 
-/// Longer than any primary is waited for by itself.
+/// Longer than the record lets a primary be waited for.
 const LATE: Duration = Duration::from_secs(60);
 
 pub(super) fn by_bios(rig: &Rig) -> Result<()> {

@@ -5,6 +5,7 @@ use std::fs;
 
 use super::broken::{INIT, NO_INIT, TRIES};
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
+use super::lost::KERNEL;
 use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::json::Json;
@@ -137,7 +138,21 @@ fn left_by_itself(rig: &Rig) -> Result<()> {
         marked(&mut machine, "third")?;
         machine.guest()?.ok(&format!("systemctl is-system-running --wait && {counted}"))?;
     }
-    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
+    machine.power_cut();
+    // Somebody switches a system off that would have come up, and the DPSR disk is not there.
+    for _ in 0..TRIES {
+        rig.machine(Start::Uefi, &both)?.watch(&[KERNEL], PATIENCE)?;
+    }
+    let mut machine = on(rig, Start::Uefi, &both[..1], "the primary, in place of a copy that is not there")?;
+    is_the_primary(&mut machine)?;
+    marked(&mut machine, "third")?;
+    machine.guest()?.ok(&counted)?;
+    machine.shut_down()?;
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, as ever")?;
+    stands_on_dpsr(&mut machine)?;
+    machine
+        .guest()?
+        .ok(&format!("systemctl is-system-running --wait && {counted} && mv {INIT} /root/ && sync"))?;
     machine.power_cut();
     for _ in 0..TRIES {
         let took = rig.machine(Start::Uefi, &both)?.watch(&[NO_INIT], PATIENCE)?;

@@ -106,9 +106,10 @@ pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
         ("before it has begun", "mkdir -p /run/dpsr; flock /run/dpsr/wrap.lock sleep 60 &"),
         (
             "in the middle of it",
-            "(until it=$(grep -l wrap-now /proc/[0-9]*/cmdline); do :; done; it=${it%/cmdline}; \
-             while [ -b /dev/vda4 ]; do :; done; kill -STOP ${it#/proc/}; \
-             echo \"<4>the wrap was stopped\" >/dev/kmsg) &",
+            // No pattern that finds itself.
+            "(until it=$(grep -l wrap-no[w] /proc/[0-9]*/cmdline); do :; done; it=${it%/cmdline}; \
+             while [ -b /dev/vda4 ]; do :; done; \
+             kill -STOP ${it#/proc/} && echo \"<4>the wrap was stopped\" >/dev/kmsg) &",
         ),
     ] {
         let hooks = "usr/lib/dracut/hooks/pre-udev";

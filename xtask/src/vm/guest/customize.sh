@@ -19,10 +19,11 @@ printf '%s\n' \
     'LABEL=dpsr-root / ext4 errors=remount-ro 0 1' \
     'LABEL=VM-ESP /boot/efi vfat umask=0077 0 2' >"$root/etc/fstab"
 mkdir -p "$root/boot/efi"
-# A repository for guests, which have no network: what a switch between initramfs generators takes.
+# A repository for guests, which have no network: what a switch between initramfs generators takes. The last one only for
+# what it has beside its loader.
 debs=$root/opt/debs
 mkdir -p "$debs/partial"
-for words in 'install initramfs-tools' '--reinstall install dracut dracut-core'; do
+for words in 'install initramfs-tools' '--reinstall install dracut dracut-core' 'install systemd-boot'; do
     # Several words.
     # shellcheck disable=SC2086
     APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get --quiet --quiet --yes --no-install-recommends --download-only \

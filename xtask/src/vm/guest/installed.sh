@@ -34,6 +34,14 @@ if [ "$generator" = initramfs-tools ]; then
     DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get --quiet --quiet --yes --no-install-recommends \
         install initramfs-tools dracut- dracut-core- </dev/null
 else
+    # What tells systemd-boot that a system came up, without the hooks that make its menu.
+    for deb in "$root"/opt/debs/systemd-boot*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" >"$beside/deb.tar"
+        if tar --list --file "$beside/deb.tar" | grep -q 'systemd/systemd-bless-boot$'; then
+            tar --extract --file "$beside/deb.tar" --directory "$root" --keep-directory-symlink --wildcards '*/systemd*bless-boot*'
+        fi
+    done
+    rm -f "$beside/deb.tar"
     rm -rf "$root/opt/debs"
 fi
 for kernel in "$root"/usr/lib/modules/*; do
