@@ -71,6 +71,16 @@ pub fn at_login(text: &str) {
     }
 }
 
+/// Tells no login any more what begins like this, if that is what logins are told.
+pub fn no_longer_at_login(beginning: &str) {
+    let file = Path::new(MOTD).join("10-dpsr");
+    if fs::read_to_string(&file).is_ok_and(|text| text.starts_with(beginning))
+        && let Err(error) = fs::remove_file(&file)
+    {
+        say(Level::Warning, &format!("logins are told what is no longer so, ignoring: {error}"));
+    }
+}
+
 /// Answers the rule that called: what is printed becomes properties of the device.
 pub fn to_udev(properties: &str) {
     let _gone = writeln!(std::io::stdout(), "{properties}");

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::cmdline::{Boot, CmdLine};
-use super::told::{Level, at_login, say};
+use super::told::{Level, at_login, no_longer_at_login, say};
 use crate::config::{self, PairConfig};
 use crate::error::{Error, Kind, Result};
 use crate::failover;
@@ -127,6 +127,8 @@ fn wrap_recorded(config: &PairConfig, links: String) -> Result<()> {
             say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
         }
         say(Level::Info, &format!("{} is wrapped: moments of it can be held", report.primary));
+        // What an event did not bring about a later one may, once its partitions are there again.
+        no_longer_at_login(&not_wrapped(&config.name));
     }
     report.warnings.iter().for_each(|warning| say(Level::Warning, warning));
     Ok(())
@@ -152,8 +154,10 @@ pub(super) fn masked(folder: &str, name: &str) -> Result<()> {
 pub(super) fn unwrapped(config: &PairConfig, error: &Error) {
     let name = &config.name;
     say(Level::Warning, &format!("the primary of the pair {name} is not wrapped: {error}"));
-    at_login(&format!(
-        "dpsr: the primary of the pair {name} is not wrapped, so it cannot be synced while it is in use:\n  \
-         {error}\n"
-    ));
+    at_login(&format!("{}, so it cannot be synced while it is in use:\n  {error}\n", not_wrapped(name)));
+}
+
+/// What logins are told first.
+fn not_wrapped(name: &str) -> String {
+    format!("dpsr: the primary of the pair {name} is not wrapped")
 }
