@@ -23,10 +23,6 @@ const CHANGED: u64 = 96;
 /// A sync that has written so much has saved what it overwrites, and is overwriting it.
 const CUT: u64 = (CHANGED + CHANGED / 4) << 20;
 
-/// What the kernel says once it knows the partitions of the DPSR disk. Before, it is the kernel itself that waits for that
-/// disk, and for no other one of its driver goes on.
-const SCANNED: &str = " vdb: vdb1 ";
-
 /// What the kernel says first.
 pub(super) const KERNEL: &str = "] Linux version ";
 
@@ -188,24 +184,6 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     stands_on_dpsr(&mut machine)?;
     tells(&mut machine, "started without a DPSR disk")?;
     given_up(&mut machine)?;
-    machine.power_cut();
-    Ok(())
-}
-
-/// It does not answer at all: the primary starts, however long others wait for that disk.
-pub(super) fn dpsr_disk_hangs(rig: &Rig) -> Result<()> {
-    let mut machine = wrapped(rig)?;
-    two_generations(&mut machine)?;
-    machine.shut_down()?;
-    let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
-    let took = machine.boot_with(faults::hang, DPSR, SCANNED)?;
-    say(format_args!("the primary, the DPSR disk silent: {:.1} s", took.as_secs_f64()));
-    marked(&mut machine, "third")?;
-    is_the_primary(&mut machine)?;
-    stands_on_dpsr(&mut machine)?;
-    let told = machine.run_within(PATIENCE, "dpsr sync")?;
-    must(told.code != 0 && told.code < 128, || format!("a sync ended with {}: {}", told.code, told.output))?;
-    say(told.output.trim());
     machine.power_cut();
     Ok(())
 }
