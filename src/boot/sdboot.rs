@@ -51,17 +51,19 @@ pub fn counted_entry(root: &Path) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// What lets the primary's menu always begin with one entry, whatever becomes of that, if anything does. A pattern matches
-/// dpsr's entries as well. (loader.conf(5), systemd-boot(7))
+/// What lets the primary's menu always begin with one entry, whatever becomes of that, if anything does. A pattern that ends
+/// with a star matches dpsr's entries as well, whose names are longer. (loader.conf(5), systemd-boot(7))
 pub fn fixed(root: &Path) -> Option<String> {
     if fs::read(root.join(CHOSEN)).is_ok_and(|chosen| chosen.len() > 4) {
         return Some("an entry was made the default in the menu, or by bootctl set-default".to_owned());
     }
     menu::tops(root).iter().find_map(|top| {
         let text = fs::read_to_string(top.join("loader/loader.conf")).ok()?;
-        let value =
-            text.lines().find_map(|line| line.strip_prefix("default")?.strip_prefix([' ', '\t']))?.trim();
-        let pattern = value.contains(['*', '?', '[']);
+        let said = |line: &str| {
+            line.strip_prefix("default")?.strip_prefix([' ', '\t']).map(|it| it.trim().to_owned())
+        };
+        let value = text.lines().rev().find_map(said)?;
+        let pattern = value.strip_suffix('*').is_some_and(|start| !start.contains(['*', '?', '[']));
         (!pattern).then(|| format!("loader.conf says default {value}"))
     })
 }

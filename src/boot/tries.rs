@@ -29,7 +29,7 @@ enum Wanted {
     Tries(u8),
     /// No copy is started by itself.
     ByChoice,
-    /// None is there.
+    /// None is there, but where no start is left: such an entry is not to be the first again.
     Gone,
 }
 
@@ -122,7 +122,13 @@ fn wanted(root: &Path, dir: &Path) -> Result<Wanted> {
         return Ok(Wanted::ByChoice);
     }
     for name in config::list(dir)? {
-        let config = config::load(dir, &name)?;
+        let config = match config::load(dir, &name) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!("{error}, ignoring: whether it counts starts");
+                continue;
+            }
+        };
         if config.boot
             && config.failover.policy == Policy::Auto
             && let Some(tries) = config.failover.tries
@@ -141,13 +147,8 @@ fn renamed(root: &Path, wanted: Wanted, up: &Up) -> Result<()> {
         if entries.iter().any(|it| Some(it.stem()) == started) {
             missing = None;
         }
-        let mut changed = false;
         for (from, to) in pairs(&entries).flat_map(|(ours, theirs)| renames(ours, &theirs, wanted, up)) {
-            changed |= put(&folder, &from, &to)?;
-        }
-        if changed {
-            let failed = |error| Error::device("writing", folder.display().to_string(), &error);
-            place::flush(&folder).map_err(failed)?;
+            put(&folder, &from, &to)?;
         }
     }
     let Some(entry) = missing else { return Ok(()) };
@@ -157,17 +158,17 @@ fn renamed(root: &Path, wanted: Wanted, up: &Up) -> Result<()> {
         .next("mount the ESP at /efi, /boot or /boot/efi, then systemctl restart dpsr-count-starts.service"))
 }
 
-/// Whether there was something to rename. Two of dpsr's stand beside each, so that it may have been done already.
-fn put(folder: &Path, from: &str, to: &str) -> Result<bool> {
+/// Two of dpsr's stand beside each, so that it may have been done already.
+fn put(folder: &Path, from: &str, to: &str) -> Result<()> {
     let failed =
         |error: io::Error| Error::device("renaming", folder.join(from).display().to_string(), &error);
     match fs::rename(folder.join(from), folder.join(to)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed.map_err(failed)?,
     }
     // FAT writes where the file begins into its new name only with the file. (`vfat_rename`)
-    File::open(folder.join(to)).and_then(|file| file.sync_all()).map_err(failed)?;
-    Ok(true)
+    let flushed = File::open(folder.join(to)).and_then(|file| file.sync_all());
+    flushed.and_then(|()| place::flush(folder)).map_err(failed)
 }
 
 /// Each of dpsr's entries, and what it stands beside: more than one, where a kernel was installed again.
@@ -194,16 +195,16 @@ fn renames(ours: &Entry, theirs: &[&Entry], wanted: Wanted, up: &Up) -> Vec<(Str
             let anew =
                 |it: &Entry| it.counter().is_none() || up.entry.as_ref() == Some(&it.name) || kernel(it);
             theirs.iter().filter(|it| anew(it)).for_each(|it| to(it, &format!("+{tries}")));
-            if ours.counter().is_some() {
-                to(ours, "");
-            }
+            // With a kernel that has never come up no copy would, either.
+            let given_up = !theirs.is_empty() && theirs.iter().all(|it| it.is_used_up() && !anew(it));
+            to(ours, if given_up { "+0" } else { "" });
         }
         Wanted::Tries(_) | Wanted::ByChoice => {
             if ours.counter().is_none() && counted.count() > 0 {
                 to(ours, "+0");
             }
         }
-        Wanted::Gone => counted.for_each(|it| to(it, "")),
+        Wanted::Gone => counted.filter(|it| !it.is_used_up()).for_each(|it| to(it, "")),
     }
     renames.retain(|(from, to)| from != to);
     renames
@@ -229,11 +230,13 @@ impl Entry {
         let names = files.into_iter().filter_map(|file| file.file_name().into_string().ok());
         let mut names: Vec<_> = names.filter(|name| name.ends_with(".conf")).collect();
         names.sort();
-        let read = |name: String| {
-            let text = fs::read(folder.join(&name)).map_err(|error| failed(&error))?;
-            Ok(Self { name, text: String::from_utf8_lossy(&text).into_owned() })
+        let read = |name: String| match fs::read(folder.join(&name)) {
+            // Somebody installs or removes a kernel.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(Err(failed(&error))),
+            Ok(text) => Some(Ok(Self { name, text: String::from_utf8_lossy(&text).into_owned() })),
         };
-        names.into_iter().map(read).collect()
+        names.into_iter().filter_map(read).collect()
     }
 
     fn is_ours(&self) -> bool {
@@ -248,6 +251,11 @@ impl Entry {
     /// `LEFT` or `LEFT-DONE`.
     fn counter(&self) -> Option<&str> {
         divided(&self.name).1
+    }
+
+    /// Whether no start is left.
+    fn is_used_up(&self) -> bool {
+        self.counter().and_then(|it| it.split('-').next()).and_then(|left| left.parse().ok()) == Some(0)
     }
 
     fn sort_key(&self) -> Option<&str> {
@@ -349,7 +357,7 @@ mod tests {
             "a-6.2-dpsr-older.conf",
             "a-6.2-dpsr.conf",
             "a-6.3+0-3.conf",
-            "a-6.3-dpsr.conf",
+            "a-6.3-dpsr+0.conf",
         ];
         assert_eq!(names(&folder), counted, "one has come up, and one never has");
         assert_eq!(counting(root.path()).unwrap(), Counting::Yes);
@@ -363,6 +371,13 @@ mod tests {
         count(root.path(), &dir).unwrap();
         assert_eq!(names(&folder), counted);
         assert!(fs::read_to_string(folder.join("a-6.1+3.conf")).unwrap().starts_with("title new\n"));
+
+        pause(root.path(), &dir).unwrap();
+        let plain = |name: &&String| !name.contains('+');
+        assert_eq!(names(&folder).iter().filter(plain).count(), 6, "{:?}", names(&folder));
+        assert!(names(&folder).contains(&"a-6.3+0-3.conf".to_owned()), "it is not to be the first again");
+        count(root.path(), &dir).unwrap();
+        assert_eq!(names(&folder), counted);
 
         // One whose last start came up by another entry.
         let up = Up { entry: None, kernel: Some("6.3".to_owned()) };

@@ -130,7 +130,9 @@ fn with_primary(seen: &Seen, patience: Patience) -> Choice {
 fn without_store(seen: &Seen, patience: Patience) -> Choice {
     let limit = patience.primary + LAST;
     if seen.quiet >= limit || seen.since >= NEVER * limit {
+        let there = matches!(seen.primary, Presence::There | Presence::Twice(_));
         let why = match seen.store {
+            None if there => "the DPSR disk is not there",
             None => "neither the primary nor the DPSR disk is there",
             Some(_) => "the primary is not there, and the DPSR disk holds no complete generation",
         };

@@ -16,7 +16,7 @@ use super::hide;
 use super::steps::Steps;
 use super::told::{Level, at_login, say};
 use super::upon;
-use super::wrap::{mask_gpt_auto, masked};
+use super::wrap::{mask_gpt_auto, masked, unwrapped as not_wrapped};
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
@@ -79,11 +79,8 @@ pub fn run(dir: &Path) {
             say(Level::Info, "the primary is there, and is started; its own boot loader was not used");
         }
         Choice::Hopeless(_) if asked == Asked::Force && line.otherwise => {
-            say(
-                Level::Warning,
-                "the copy was to be started, and the DPSR disk is not there: the primary is, if it can be",
-            );
-            hide::not_at_all(config);
+            let why = "the copy was to be started, and its DPSR disk is not there";
+            primary_instead(config, &Error::new(Kind::NotFound, "starting the copy", why));
         }
         _ => {}
     }
@@ -100,6 +97,9 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     if is_returning(dir, config) {
         return;
     }
+    if CmdLine::of_kernel().otherwise && !newer {
+        return primary_instead(config, error);
+    }
     if !(newer || hidden || asked == Asked::Force) {
         return hide::no_longer(config);
     }
@@ -110,6 +110,13 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     say(Level::Warning, &format!("restarting in {} s; {off}", reading.as_secs()));
     sleep(reading);
     restart();
+}
+
+/// Nobody need have chosen the copy, which cannot be started: rather than nothing, the primary is, as it is.
+fn primary_instead(config: &PairConfig, why: &Error) {
+    say(Level::Warning, "the primary is started instead, if it can be");
+    hide::not_at_all(config);
+    not_wrapped(config, why);
 }
 
 /// Ends a way back to a disk that was begun; where there is none, or it cannot be ended, starts the copy.

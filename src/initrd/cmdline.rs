@@ -10,7 +10,7 @@
 //! | `dpsr.pair=NAME`  | the pair it is about; said by the loader of each DPSR disk                           |
 //! | `dpsr.generation=N` | the generation to boot, with `force`; the newest one if absent; `ask`: the console is asked which |
 //! | `dpsr.live=V,…`   | with `force`: volumes that stay on the primary, by number, name or label; everything else comes from the copy |
-//! | `dpsr.else=primary` | with `force`: the primary, where the DPSR disk is not there; nobody need have chosen this    |
+//! | `dpsr.else=primary` | with `force`: the primary, where the copy cannot be started; nobody need have chosen this    |
 //! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
 
 use crate::units::Generation;
@@ -50,7 +50,7 @@ pub struct CmdLine {
     pub generation: Option<Pick>,
     /// Volumes that stay on the primary.
     pub live: Vec<String>,
-    /// Whether the primary is started where the DPSR disk is not there, though the copy was to be.
+    /// Whether the primary is started where the copy cannot be, though that was to be.
     pub otherwise: bool,
     /// Whether what a system wrote that ran from an older generation is given up.
     pub discard: bool,

@@ -60,7 +60,7 @@ pub fn not_at_all(config: &PairConfig) {
     if let Err(error) = written {
         tracing::warn!("writing {NOT_AT_ALL}: {error}, ignoring: the primary stays hidden");
     }
-    what_is_there(config);
+    if failover::is_under_way() { no_longer(config) } else { what_is_there(config) }
 }
 
 /// Hides nothing any more: no copy was started, and the primary may come yet. One that came meanwhile is seen anew.

@@ -127,9 +127,9 @@ fn wrap_recorded(config: &PairConfig, links: String) -> Result<()> {
             say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
         }
         say(Level::Info, &format!("{} is wrapped: moments of it can be held", report.primary));
-        // What an event did not bring about a later one may, once its partitions are there again.
-        no_longer_at_login(&not_wrapped(&config.name));
     }
+    // What an event did not bring about a later one may, once its partitions are there again.
+    no_longer_at_login(&not_wrapped(&config.name));
     report.warnings.iter().for_each(|warning| say(Level::Warning, warning));
     Ok(())
 }
