@@ -97,7 +97,9 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     if is_returning(dir, config) {
         return;
     }
-    if CmdLine::of_kernel().otherwise && !newer {
+    // One that cannot be read now may be newer, whatever was seen of it before.
+    let older = store.as_ref().is_some_and(|store| !is_newer(store.state));
+    if CmdLine::of_kernel().otherwise && older {
         return primary_instead(config, error);
     }
     if !(newer || hidden || asked == Asked::Force) {
