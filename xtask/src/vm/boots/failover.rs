@@ -35,6 +35,25 @@ pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result
     Ok(machine)
 }
 
+/// A wrapped primary whose own initramfs knows that the DPSR disk boots: only then it starts a copy, or waits for one.
+pub(super) fn wrapped(rig: &Rig, both: [&Disk; 2]) -> Result<Machine> {
+    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
+    init(&mut machine)?;
+    dpsr_json(&mut machine, "boot install")?;
+    record_in_initramfs(&mut machine)?;
+    restarted(&mut machine, "the primary, wrapped")?;
+    Ok(machine)
+}
+
+/// Back to the old primary, whatever it holds; its system runs afterwards.
+pub(super) fn back_over_it(machine: &mut Machine) -> Result<()> {
+    let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
+    let to = format!("failback --to /dev/{} --discard-primary --confirm {PRIMARY}", disk.trim());
+    dpsr_json(machine, &to)?;
+    restarted(machine, "the rest copied, and the primary started")?;
+    is_the_primary(machine)
+}
+
 /// Paired, wrapped from the next start on, two generations, and something newer than both.
 fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
     let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;

@@ -6,13 +6,13 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, two_generations};
-use super::{Rig, dpsr_json, init, is_the_primary, say};
+use super::failover::{back_over_it, mark, marked, on, restarted, stands_on_dpsr, two_generations, wrapped};
+use super::{Rig, dpsr_json, is_the_primary, say};
 use crate::Result;
 use crate::data::{GIB, make_sparse};
 use crate::json::Json;
 use crate::vm::machine::{Disk, Format, Machine, Start};
-use crate::vm::{DPSR, PRIMARY, must};
+use crate::vm::{DPSR, must};
 
 /// How long it may take until somebody looks how full it is.
 const LOOK: Duration = Duration::from_secs(120);
@@ -25,11 +25,7 @@ pub(super) fn copy_fills_up(rig: &Rig) -> Result<()> {
     make_sparse(&file, 2 * GIB)?;
     let dpsr = Disk { name: DPSR, file, format: Format::Raw };
     let both = [&rig.primary, &dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    let mut machine = wrapped(rig, both)?;
     two_generations(&mut machine)?;
     machine.power_cut();
 
@@ -43,11 +39,7 @@ pub(super) fn copy_fills_up(rig: &Rig) -> Result<()> {
 
     let mut machine = on(rig, Start::Uefi, &both, "to go back")?;
     goes_on(&mut machine, "live-without-history")?;
-    let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
-    let to = format!("failback --to /dev/{} --discard-primary --confirm {PRIMARY}", disk.trim());
-    dpsr_json(&mut machine, &to)?;
-    restarted(&mut machine, "the rest copied, and the primary started")?;
-    is_the_primary(&mut machine)?;
+    back_over_it(&mut machine)?;
     marked(&mut machine, "fourth")?;
     machine.guest()?.ok(SUMS)?;
     dpsr_json(&mut machine, "sync")?;

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::failover::{marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps, two_generations};
+use super::failover::{marked, on, restarted, stands_on_dpsr, swaps, two_generations, wrapped};
 use super::unwrapped::tells;
-use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
+use super::{PATIENCE, Rig, dpsr_json, is_the_primary, say};
 use crate::Result;
 use crate::dpsr::text;
 use crate::json::Json;
@@ -39,20 +39,9 @@ pub(super) fn lost_in_other_ways(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// A wrapped primary whose own initramfs knows that the DPSR disk boots: only then it starts a copy, or waits for one.
-fn wrapped(rig: &Rig) -> Result<Machine> {
-    let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
-    Ok(machine)
-}
-
 /// Two generations; the power fails while the third is written.
 fn cut_in_a_sync(rig: &Rig) -> Result<()> {
-    let mut machine = wrapped(rig)?;
+    let mut machine = wrapped(rig, [&rig.primary, &rig.dpsr])?;
     // Room in which the third generation differs everywhere.
     machine.guest()?.ok(&format!("head -c {CHANGED}M /dev/urandom >/root/large; sync"))?;
     two_generations(&mut machine)?;
@@ -171,7 +160,7 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
 
 /// It is the DPSR disk that answers with errors: the primary starts.
 pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
-    let mut machine = wrapped(rig)?;
+    let mut machine = wrapped(rig, [&rig.primary, &rig.dpsr])?;
     two_generations(&mut machine)?;
     machine.shut_down()?;
     let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;

@@ -3,31 +3,28 @@
 //! never once something is.
 
 use super::failover::{
-    mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps, two_generations,
+    back_over_it, mark, marked, on, restarted, stands_on_dpsr, swaps, two_generations, wrapped,
 };
 use super::unwrapped::with_words;
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::{Rig, dpsr, is_the_primary};
 use crate::Result;
 use crate::vm::installed::SWAP_UUID;
 use crate::vm::machine::{Machine, Start};
-use crate::vm::{PRIMARY, must};
+use crate::vm::must;
 
 /// In memory alone.
 const AWAKE: &str = "/run/awake";
 
 pub(super) fn hibernated(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
-    let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
-    init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    let mut machine = wrapped(rig, both)?;
     with_words(&mut machine, &format!("resume=UUID={SWAP_UUID}"))?;
     // The agent has said that it is ready before it slept.
     let wakes = "/usr/lib/systemd/system-sleep/agent";
     machine.guest()?.ok(&format!(
         "printf '#!/bin/sh\\n[ \"$1\" = pre ] || systemctl --no-block restart dpsr-agent\\n' >{wakes} && chmod +x {wakes}"
     ))?;
-    restarted(&mut machine, "the primary, wrapped")?;
+    restarted(&mut machine, "the primary, which can sleep")?;
     two_generations(&mut machine)?;
     sleep(&mut machine)?;
 
@@ -51,11 +48,7 @@ pub(super) fn hibernated(rig: &Rig) -> Result<()> {
     let mut machine = on(rig, Start::Uefi, &both, "from the copy, by the loader of a primary that sleeps")?;
     is_awake(&mut machine, false)?;
     marked(&mut machine, "fifth")?;
-    let disk = machine.guest()?.ok(&format!("grep -l {PRIMARY} /sys/block/vd*/serial | cut -d/ -f4"))?;
-    let to = format!("failback --to /dev/{} --discard-primary --confirm {PRIMARY}", disk.trim());
-    dpsr_json(&mut machine, &to)?;
-    restarted(&mut machine, "the rest copied, and the primary started")?;
-    is_the_primary(&mut machine)?;
+    back_over_it(&mut machine)?;
     is_awake(&mut machine, false)?;
     swaps(&mut machine)?;
     marked(&mut machine, "fifth")?;

@@ -42,12 +42,7 @@ pub(super) fn not_wrapped(rig: &Rig) -> Result<()> {
 /// Somebody has a partition before dpsr comes, the kernel has no device-mapper, and there is a disk that says of
 /// itself what the primary says.
 pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
-    let mut machine = rig.machine(Start::Bios, &[&rig.primary, &rig.dpsr])?;
-    booted(&mut machine, "the primary")?;
-    init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
-    restarted(&mut machine, "the primary, wrapped")?;
-    stands_on_dpsr(&mut machine)?;
+    let mut machine = without_boot(rig)?;
 
     with_words(&mut machine, "dpsr.boot=auto module_blacklist=dm_mod")?;
     restarted(&mut machine, "without device-mapper plain")?;
@@ -91,14 +86,20 @@ pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
     machine.shut_down()
 }
 
-/// What a wrap has to wait for does not end within its five seconds: before it has begun, and in the middle of it.
-pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
+/// A wrapped primary, whose DPSR disk does not boot.
+fn without_boot(rig: &Rig) -> Result<Machine> {
     let mut machine = rig.machine(Start::Bios, &[&rig.primary, &rig.dpsr])?;
     booted(&mut machine, "the primary")?;
     init(&mut machine)?;
     record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     stands_on_dpsr(&mut machine)?;
+    Ok(machine)
+}
+
+/// What a wrap has to wait for does not end within its five seconds: before it has begun, and in the middle of it.
+pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
+    let mut machine = without_boot(rig)?;
 
     let image = "/boot/initrd.img-$(uname -r)";
     machine.guest()?.ok(&format!("cp {image} /root/image"))?;
