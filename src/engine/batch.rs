@@ -104,6 +104,11 @@ impl Batch {
         self.writes.clear();
     }
 
+    /// How many bytes its transfers move, reads and writes.
+    pub(super) fn moved(&self) -> u64 {
+        self.reads.iter().chain(&self.writes).map(|request| request.range.len() as u64).sum()
+    }
+
     pub(super) fn requests(&self, phase: Phase) -> &[Request] {
         match phase {
             Phase::Reads => &self.reads,

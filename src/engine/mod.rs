@@ -4,11 +4,13 @@
 //! * **work**: what is to be done: it plans reads, looks at what they brought, and adds writes.
 //! * **batch**: one buffer with the reads into it and the writes out of it.
 //! * **shape**: how many batches there are and how large their buffers are.
+//! * **pace**: how many of them are in flight, by what was the fastest so far.
 //! * **backend**: who performs the transfers: io_uring, or pread and pwrite.
 
 mod batch;
 pub mod digest;
 mod disks;
+mod pace;
 mod pipeline;
 mod posix;
 mod uring;
@@ -48,7 +50,8 @@ pub trait Work {
 pub struct Shape {
     /// Bytes in the buffer of one batch.
     pub buffer: Bytes,
-    /// How many batches are read or written at a time, at most, before the next is begun.
+    /// How many batches are read or written at a time before the next is begun; so it begins, and soon less and more
+    /// are tried.
     pub depth: usize,
     /// How many more there are: what was read waits in them for its turn behind a transfer that takes long, and the
     /// disks have no less to do meanwhile.
@@ -56,7 +59,7 @@ pub struct Shape {
 }
 
 impl Default for Shape {
-    /// 8 MiB in flight: data is looked at while it is still in the cache.
+    /// 8 MiB in flight at first, and up to 16.
     fn default() -> Self {
         Self { buffer: Bytes(MIB), depth: 8, spare: 16 }
     }
@@ -118,7 +121,7 @@ struct Landed {
 pub struct Engine {
     disks: Disks,
     backend: Box<dyn Backend>,
-    depth: usize,
+    pace: pace::Pace,
     batches: Vec<Batch>,
 }
 
@@ -135,8 +138,7 @@ impl Engine {
     }
 
     fn within(disks: Disks, shape: Shape, io: Io, deadline: Duration) -> Result<Self> {
-        let depth = shape.depth.max(1);
-        let batches = (0..depth + shape.spare).map(|slot| Batch::new(slot, shape.buffer));
+        let batches = (0..shape.depth.max(1) + shape.spare).map(|slot| Batch::new(slot, shape.buffer));
         let batches = batches.collect::<Result<Vec<_>>>()?;
         let backend: Box<dyn Backend> = match io {
             _ if !disks.have_descriptors() => Box::new(posix::Inline::new(disks.clone())),
@@ -150,7 +152,7 @@ impl Engine {
                 }
             },
         };
-        Ok(Self { disks, backend, depth, batches })
+        Ok(Self { disks, backend, pace: pace::Pace::new(&shape), batches })
     }
 
     /// The backend: "io_uring" or "posix".
@@ -173,8 +175,8 @@ impl Engine {
         if self.batches.is_empty() {
             return Err(Error::new(Kind::Internal, "moving data", "the engine lost its buffers earlier"));
         }
-        let Self { disks, backend, depth, batches } = self;
-        pipeline::Pipeline::new(disks, &mut **backend, (batches, *depth), work, stop).run()
+        let Self { disks, backend, pace, batches } = self;
+        pipeline::Pipeline::new(disks, &mut **backend, (batches, pace), work, stop).run()
     }
 }
 

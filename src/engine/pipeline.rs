@@ -2,9 +2,11 @@
 //! The one loop: plan, read, process in order, write, and use the batch again.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::batch::{Batch, Phase};
 use super::disks::Disks;
+use super::pace::{Limits, Pace};
 use super::{Backend, Landed, Work};
 use crate::error::{Error, Kind, Result};
 use crate::units::Bytes;
@@ -23,7 +25,7 @@ pub(super) struct Pipeline<'a, W: Work> {
     ready: Vec<Option<Batch>>,
     /// How many batches the backend has, and up to how many it gets further ones to read.
     flying: usize,
-    depth: usize,
+    pace: &'a mut Pace,
     /// By disk: proven, in this run, to be the one that was opened.
     proven: Vec<bool>,
     more: bool,
@@ -33,13 +35,14 @@ impl<'a, W: Work> Pipeline<'a, W> {
     pub(super) fn new(
         disks: &'a Disks,
         backend: &'a mut dyn Backend,
-        (free, depth): (&'a mut Vec<Batch>, usize),
+        (free, pace): (&'a mut Vec<Batch>, &'a mut Pace),
         work: &'a mut W,
         stop: fn() -> bool,
     ) -> Self {
+        pace.begin();
         let ready = free.iter().map(|_| None).collect();
         let (planned, proven) = (VecDeque::with_capacity(free.len()), vec![false; disks.len()]);
-        Self { disks, backend, work, stop, free, planned, ready, flying: 0, depth, proven, more: true }
+        Self { disks, backend, work, stop, free, planned, ready, flying: 0, pace, proven, more: true }
     }
 
     pub(super) fn run(mut self) -> Result<()> {
@@ -76,8 +79,10 @@ impl<'a, W: Work> Pipeline<'a, W> {
 
     /// Gives free batches a task. The one that was freed last is taken first: it is in the cache.
     fn plan(&mut self) -> Result<()> {
+        let Limits { flying, planned } = self.pace.limits();
         while self.more
-            && self.flying < self.depth
+            && self.flying < flying
+            && self.ready.len() - self.free.len() < planned
             && let Some(mut batch) = self.free.pop()
         {
             batch.clear();
@@ -117,7 +122,7 @@ impl<'a, W: Work> Pipeline<'a, W> {
         let (_, tag) = self.planned.pop_front().expect("there is a first batch");
         let processed = self.work.process(tag, &mut batch).and_then(|()| self.check_writes(&batch));
         if processed.is_err() || batch.writes.is_empty() {
-            self.free.push(batch);
+            self.release(batch);
         } else {
             self.submit(batch, Phase::Writes);
         }
@@ -151,9 +156,14 @@ impl<'a, W: Work> Pipeline<'a, W> {
             let slot = batch.slot;
             self.ready[slot] = Some(batch);
         } else {
-            self.free.push(batch);
+            self.release(batch);
         }
         result
+    }
+
+    fn release(&mut self, batch: Batch) {
+        self.pace.moved(batch.moved(), Instant::now());
+        self.free.push(batch);
     }
 
     /// Awaits all that is in flight, whatever becomes of it. A backend that lost its batches takes the rest
