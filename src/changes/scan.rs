@@ -71,9 +71,8 @@ impl DigestScan<'_> {
 impl Work for DigestScan<'_> {
     type Tag = Step;
 
-    /// Takes half of the buffer, as much as a compare takes for each disk.
     fn next(&mut self, batch: &mut Batch) -> Result<Option<Step>> {
-        let most = batch.bytes().len() as u64 / 2 / CHUNK;
+        let most = batch.bytes().len() as u64 / CHUNK;
         let step = self.scan.walk.next(most, u64::MAX)?;
         if let Some(Step { chunks, zeros: false }) = &step {
             self.scan.source.read(batch, chunks.clone(), 0);

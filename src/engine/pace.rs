@@ -12,11 +12,13 @@ use crate::units::MIB;
 const WINDOW: u64 = 64 * MIB;
 const LONGEST: Duration = Duration::from_secs(1);
 /// After so many windows the neighbours are tried again; twice as many each time nothing came of it, up to the most.
-const LEAST: u32 = 8;
-const MOST: u32 = 64;
+const LEAST: u32 = 16;
+const MOST: u32 = 256;
 /// How much faster something else must be to be taken, and how slow a window must be to look for it at once.
 const BETTER: f64 = 1.05;
 const WORSE: f64 = 0.7;
+/// What is so slow that the next one in the same direction is not tried.
+const HOPELESS: f64 = 0.9;
 
 /// How many batches may be on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +115,10 @@ impl Pace {
 
     fn measured(&mut self, rate: f64) {
         let known = self.rates[self.at];
+        if self.rates[self.home].is_some_and(|home| rate < home * HOPELESS) {
+            let (at, home) = (self.at, self.home);
+            self.trial.retain(|&next| at == home || (next < home) != (at < home));
+        }
         if let Some(next) = self.trial.pop() {
             self.rates[self.at] = Some(rate);
             self.use_limits(next);
@@ -156,7 +162,12 @@ impl Pace {
         let rate = |rung: usize| self.rates[rung].unwrap_or(0.0);
         let fastest = (0..self.rungs.len()).max_by(|&a, &b| rate(a).total_cmp(&rate(b))).unwrap_or(self.home);
         if rate(fastest) > rate(self.home) * BETTER {
-            tracing::trace!("{:?} is faster than {:?}", self.rungs[fastest], self.rungs[self.home]);
+            tracing::trace!(
+                "{:?} is faster than {:?}: {:?}",
+                self.rungs[fastest],
+                self.rungs[self.home],
+                self.rates
+            );
             (self.home, self.patience) = (fastest, LEAST);
         } else {
             self.patience = (self.patience * 2).min(MOST);
@@ -225,6 +236,13 @@ mod tests {
             run.go(64, disks);
             assert!(run.share(flying) > 0.97, "of the next 64 GiB");
         }
+    }
+
+    #[test]
+    fn what_can_only_be_worse_is_not_tried() {
+        let mut run = Run::new();
+        run.go(4, latency);
+        assert_eq!(run.share(2), 0.0);
     }
 
     #[test]
