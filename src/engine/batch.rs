@@ -104,7 +104,7 @@ impl Batch {
         self.writes.clear();
     }
 
-    /// How many bytes its transfers move, reads and writes.
+    /// How many bytes its transfers ask for, reads and writes.
     pub(super) fn moved(&self) -> u64 {
         self.reads.iter().chain(&self.writes).map(|request| request.range.len() as u64).sum()
     }

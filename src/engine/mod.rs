@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::signal;
 use crate::units::{Bytes, MIB};
 use batch::Phase;
+use pace::Pace;
 
 /// How long a disk may leave every transfer unanswered. The block layer's own timeouts and retries come
 /// well before this.
@@ -50,16 +51,16 @@ pub trait Work {
 pub struct Shape {
     /// Bytes in the buffer of one batch.
     pub buffer: Bytes,
-    /// How many batches are read or written at a time before the next is begun; so it begins, and soon less and more
-    /// are tried.
+    /// How many batches are read or written at a time before the next is begun. With open files it begins so; then
+    /// less, and twice as much where there are as many spare ones, are tried.
     pub depth: usize,
     /// How many more there are: what was read waits in them for its turn behind a transfer that takes long, and the
-    /// disks have no less to do meanwhile.
+    /// disks have no less to do meanwhile. Not used where less in flight is faster.
     pub spare: usize,
 }
 
 impl Default for Shape {
-    /// 8 MiB in flight at first, and up to 16.
+    /// Enough for disks that take a while to answer, in 24 MiB of memory whatever turns out to be fastest.
     fn default() -> Self {
         Self { buffer: Bytes(MIB), depth: 8, spare: 16 }
     }
@@ -121,7 +122,7 @@ struct Landed {
 pub struct Engine {
     disks: Disks,
     backend: Box<dyn Backend>,
-    pace: pace::Pace,
+    pace: Pace,
     batches: Vec<Batch>,
 }
 
@@ -140,6 +141,7 @@ impl Engine {
     fn within(disks: Disks, shape: Shape, io: Io, deadline: Duration) -> Result<Self> {
         let batches = (0..shape.depth.max(1) + shape.spare).map(|slot| Batch::new(slot, shape.buffer));
         let batches = batches.collect::<Result<Vec<_>>>()?;
+        let pace = if disks.have_descriptors() { Pace::new(&shape) } else { Pace::fixed(&shape) };
         let backend: Box<dyn Backend> = match io {
             _ if !disks.have_descriptors() => Box::new(posix::Inline::new(disks.clone())),
             Io::Posix => Box::new(posix::Pool::new(&disks, batches.len(), deadline)?),
@@ -152,7 +154,7 @@ impl Engine {
                 }
             },
         };
-        Ok(Self { disks, backend, pace: pace::Pace::new(&shape), batches })
+        Ok(Self { disks, backend, pace, batches })
     }
 
     /// The backend: "io_uring" or "posix".

@@ -2,22 +2,24 @@
 //! How much is in flight: found out by trying, because it depends on the disks. One that takes its time to answer
 //! wants many transfers at once; where an answer is a copy by a processor, few of them, which stay in its cache, are
 //! faster.
+//!
+//! A rate is what was moved in one window. Disks that others use, too, change theirs from one window to the next, so
+//! something is taken only if it was faster twice, before and after what is in use was measured once more.
 
 use std::time::{Duration, Instant};
 
 use super::Shape;
 use crate::units::MIB;
 
-/// A rate counts once so many bytes were moved, or so much time has passed.
+/// A window ends once so many bytes were moved, or so much time has passed.
 const WINDOW: u64 = 64 * MIB;
 const LONGEST: Duration = Duration::from_secs(1);
-/// After so many windows the neighbours are tried again; twice as many each time nothing came of it, up to the most.
+/// Windows until the neighbours are tried; twice as many each time nothing came of it, up to the most.
 const LEAST: u32 = 16;
-const MOST: u32 = 256;
-/// How much faster something else must be to be taken, and how slow a window must be to look for it at once.
+const MOST: u32 = 64;
+/// How much faster something else must be to be taken.
 const BETTER: f64 = 1.05;
-const WORSE: f64 = 0.7;
-/// What is so slow that the next one in the same direction is not tried.
+/// What is slower than this is not followed by the next one in the same direction.
 const HOPELESS: f64 = 0.9;
 
 /// How many batches may be on their way.
@@ -34,30 +36,63 @@ pub(super) struct Pace {
     rungs: Vec<Limits>,
     /// Bytes per second at each, where it is known.
     rates: Vec<Option<f64>>,
-    /// The best that is known, and the one in use: the same but for a trial.
+    /// The best that is known, and the one in use.
     home: usize,
     at: usize,
-    /// What is still to be tried, last first. Then what was in use before is measured once more: the disks may have
-    /// become slower or faster for all of them meanwhile.
-    trial: Vec<usize>,
-    trying: bool,
-    /// Windows between two trials, and until the next.
+    state: State,
     patience: u32,
-    wait: u32,
     window: Window,
+    enough: u64,
+}
+
+/// What the window that is being measured is for.
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    /// Nothing is tried for so many windows more.
+    Waiting(u32),
+    /// One is tried after the other, the last first.
+    Trying(Vec<usize>),
+    /// What was in use before, once more.
+    Back,
+    /// The one that was faster, once more.
+    Again,
 }
 
 /// What is being measured.
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
+    last: Option<Instant>,
     bytes: u64,
-    /// How many batches are still to come that were planned under other limits.
+    /// Up to so many batches are still to come that were planned under other limits.
     skip: usize,
 }
 
+impl Window {
+    /// Counts a batch: what was moved and the time it took, once that is enough.
+    fn add(&mut self, bytes: u64, now: Instant, enough: u64) -> Option<(u64, Duration)> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        let last = self.last.replace(now);
+        let (Some(began), Some(last)) = (self.began, last) else {
+            self.began = Some(now);
+            return None;
+        };
+        if bytes == 0 {
+            // Holes take time, too, but say nothing about transfers.
+            self.began = Some(began + now.duration_since(last));
+            return None;
+        }
+        self.bytes += bytes;
+        let taken = now.duration_since(began);
+        (self.bytes >= enough || taken >= LONGEST).then_some((self.bytes, taken))
+    }
+}
+
 impl Pace {
-    /// Begins with what `shape` says, and will try less and more.
+    /// Begins with what `shape` says, and will try less, down to two batches, and twice as much.
     pub(super) fn new(shape: &Shape) -> Self {
         let depth = shape.depth.max(1);
         let planned = depth + shape.spare;
@@ -68,20 +103,34 @@ impl Pace {
         if depth * 2 <= planned {
             rungs.push(Limits { flying: depth * 2, planned });
         }
-        let trial: Vec<usize> = (0..rungs.len()).filter(|&rung| rung != home).collect();
-        let trying = !trial.is_empty();
+        let others = (0..rungs.len()).filter(|&rung| rung != home).collect();
+        Self::with(rungs, home, State::Trying(others))
+    }
+
+    /// Keeps to what `shape` says: for disks that are served one transfer after the other.
+    pub(super) fn fixed(shape: &Shape) -> Self {
+        let flying = shape.depth.max(1);
+        Self::with(vec![Limits { flying, planned: flying + shape.spare }], 0, State::Waiting(MOST))
+    }
+
+    fn with(rungs: Vec<Limits>, home: usize, state: State) -> Self {
         let rates = vec![None; rungs.len()];
         Self {
             rungs,
             rates,
             home,
             at: home,
-            trial,
-            trying,
+            state,
             patience: LEAST,
-            wait: LEAST,
             window: Window::default(),
+            enough: WINDOW,
         }
+    }
+
+    /// Lets each batch be a window.
+    #[cfg(test)]
+    pub(super) fn hurry(&mut self) {
+        self.enough = 1;
     }
 
     /// The limits to keep to now.
@@ -89,90 +138,115 @@ impl Pace {
         self.rungs[self.at]
     }
 
-    /// A run begins: the time since the last one does not count.
+    /// A run begins, of whatever work: neither the time since the last one counts, nor the rates of that one.
     pub(super) fn begin(&mut self) {
         self.window = Window::default();
+        self.patience = LEAST;
+        if self.rates.iter().any(Option::is_some) {
+            self.rates.fill(None);
+            self.at = self.home;
+            let left = if let State::Waiting(left) = self.state { left.min(LEAST) } else { LEAST };
+            self.state = State::Waiting(left);
+        }
     }
 
     /// A batch is done that moved `bytes`.
     pub(super) fn moved(&mut self, bytes: u64, now: Instant) {
-        let window = &mut self.window;
-        if window.skip > 0 {
-            window.skip -= 1;
-            return;
-        }
-        let Some(began) = window.began else {
-            window.began = Some(now);
-            return;
-        };
-        window.bytes += bytes;
-        let (bytes, taken) = (window.bytes, now.duration_since(began));
-        if bytes >= WINDOW || taken >= LONGEST {
-            self.window = Window { began: Some(now), ..Window::default() };
+        if let Some((bytes, taken)) = self.window.add(bytes, now, self.enough) {
+            self.window = Window { began: Some(now), last: Some(now), ..Window::default() };
             self.measured(bytes as f64 / taken.as_secs_f64().max(f64::MIN_POSITIVE));
         }
     }
 
     fn measured(&mut self, rate: f64) {
-        let known = self.rates[self.at];
-        if self.rates[self.home].is_some_and(|home| rate < home * HOPELESS) {
-            let (at, home) = (self.at, self.home);
-            self.trial.retain(|&next| at == home || (next < home) != (at < home));
-        }
-        if let Some(next) = self.trial.pop() {
-            self.rates[self.at] = Some(rate);
-            self.use_limits(next);
-        } else if self.at != self.home {
-            self.rates[self.at] = Some(rate);
-            self.use_limits(self.home);
-        } else if self.trying {
-            self.rates[self.at] = Some(known.map_or(rate, |known| known.max(rate)));
-            self.settle();
-        } else {
-            self.rates[self.at] = Some(rate);
-            self.wait -= 1;
-            if self.wait == 0 || known.is_some_and(|known| rate < known * WORSE) {
-                self.try_neighbours();
+        let known = self.rates[self.at].replace(rate);
+        match &mut self.state {
+            State::Waiting(left) => {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    self.try_each(&[self.home + 1, self.home.wrapping_sub(1)]);
+                }
+            }
+            State::Trying(left) => {
+                let (at, home) = (self.at, self.home);
+                if self.rates[home].is_some_and(|usual| rate < usual * HOPELESS) {
+                    left.retain(|&next| (next < home) != (at < home));
+                }
+                match left.pop() {
+                    Some(next) => self.use_limits(next),
+                    None => {
+                        self.state = State::Back;
+                        self.use_limits(home);
+                    }
+                }
+            }
+            State::Back => {
+                // The faster of the two counts, against a trial that met a better moment.
+                self.rates[self.home] = Some(known.map_or(rate, |known| known.max(rate)));
+                match self.faster() {
+                    Some(fastest) => {
+                        self.state = State::Again;
+                        self.use_limits(fastest);
+                    }
+                    None => self.stay(rate),
+                }
+            }
+            State::Again => {
+                self.rates[self.at] = Some(known.map_or(rate, |known| known.min(rate)));
+                match self.faster() {
+                    Some(fastest) if fastest == self.at => self.take(fastest),
+                    _ => self.stay(self.rates[self.home].unwrap_or(rate)),
+                }
             }
         }
     }
 
     fn use_limits(&mut self, rung: usize) {
-        self.window = Window { skip: self.limits().planned, ..Window::default() };
-        self.at = rung;
-    }
-
-    fn try_neighbours(&mut self) {
-        self.trial = [self.home + 1, self.home.wrapping_sub(1)].into();
-        self.trial.retain(|&rung| rung < self.rungs.len());
-        self.rates
-            .iter_mut()
-            .enumerate()
-            .filter(|&(rung, _)| rung != self.home)
-            .for_each(|(_, rate)| *rate = None);
-        self.trying = true;
-        match self.trial.pop() {
-            Some(next) => self.use_limits(next),
-            None => self.settle(),
+        if rung != self.at {
+            self.window = Window { skip: self.limits().planned, ..Window::default() };
+            self.at = rung;
         }
     }
 
-    /// Ends a trial: the fastest stays.
-    fn settle(&mut self) {
+    /// Tries those of `others` that there are, last first.
+    fn try_each(&mut self, others: &[usize]) {
+        let mut others: Vec<usize> = others.iter().copied().filter(|&rung| rung < self.rungs.len()).collect();
+        let usual = self.rates[self.home];
+        self.rates.fill(None);
+        self.rates[self.home] = usual;
+        match others.pop() {
+            Some(next) => {
+                self.state = State::Trying(others);
+                self.use_limits(next);
+            }
+            None => self.state = State::Waiting(self.patience),
+        }
+    }
+
+    /// The fastest, if that is not the one in use.
+    fn faster(&self) -> Option<usize> {
         let rate = |rung: usize| self.rates[rung].unwrap_or(0.0);
-        let fastest = (0..self.rungs.len()).max_by(|&a, &b| rate(a).total_cmp(&rate(b))).unwrap_or(self.home);
-        if rate(fastest) > rate(self.home) * BETTER {
-            tracing::trace!(
-                "{:?} is faster than {:?}: {:?}",
-                self.rungs[fastest],
-                self.rungs[self.home],
-                self.rates
-            );
-            (self.home, self.patience) = (fastest, LEAST);
+        let fastest = (0..self.rungs.len()).max_by(|&a, &b| rate(a).total_cmp(&rate(b)))?;
+        (rate(fastest) > rate(self.home) * BETTER).then_some(fastest)
+    }
+
+    /// Changes to `rung`, and tries the next one in the same direction.
+    fn take(&mut self, rung: usize) {
+        tracing::trace!("{:?} is faster than {:?}", self.rungs[rung], self.rungs[self.home]);
+        let next = if rung > self.home { rung + 1 } else { rung.wrapping_sub(1) };
+        let tried = self.rates.get(next).is_none_or(Option::is_some);
+        (self.home, self.patience) = (rung, LEAST);
+        if tried {
+            self.state = State::Waiting(self.patience);
         } else {
-            self.patience = (self.patience * 2).min(MOST);
+            self.try_each(&[next]);
         }
-        (self.wait, self.trying) = (self.patience, false);
+    }
+
+    fn stay(&mut self, rate: f64) {
+        self.rates[self.home] = Some(rate);
+        self.patience = (self.patience * 2).min(MOST);
+        self.state = State::Waiting(self.patience);
         self.use_limits(self.home);
     }
 }
@@ -200,13 +274,18 @@ mod tests {
         fn go(&mut self, gib: u64, mut rate: impl FnMut(usize) -> f64) {
             for _ in 0..gib * 1024 {
                 let flying = self.pace.limits().flying;
-                self.now += Duration::from_secs_f64(1.0 / rate(flying));
-                self.pace.moved(MIB, self.now);
+                self.batch(rate(flying));
                 match self.moved.iter_mut().find(|(limits, _)| *limits == flying) {
                     Some((_, moved)) => *moved += MIB,
                     None => self.moved.push((flying, MIB)),
                 }
             }
+        }
+
+        /// Moves 1 MiB.
+        fn batch(&mut self, rate: f64) {
+            self.now += Duration::from_secs_f64(1.0 / rate);
+            self.pace.moved(MIB, self.now);
         }
 
         /// The share of everything since the last call that was moved with so many in flight.
@@ -284,6 +363,49 @@ mod tests {
         let mut run = Run { pace, ..Run::new() };
         run.go(4, cache);
         assert_eq!(run.share(1), 1.0);
+    }
+
+    #[test]
+    fn what_differs_by_chance_is_seldom_taken() {
+        let mut run = Run::new();
+        let mut seed = 1u32;
+        let mut sum = 0;
+        let mut noise = 1.0;
+        run.go(256, |flying| {
+            if sum % 64 == 0 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                noise = 0.8 + 0.4 * f64::from(seed) / f64::from(u32::MAX);
+            }
+            sum += 1;
+            noise * [500.0, 800.0, 1000.0, 1000.0][flying.ilog2() as usize - 1]
+        });
+        let moved = std::mem::take(&mut run.moved);
+        let worse: u64 = moved.iter().filter(|(flying, _)| *flying < 8).map(|(_, moved)| moved).sum();
+        assert!(worse < 16 << 30, "{worse} of 256 GiB");
+    }
+
+    #[test]
+    fn a_run_that_ends_during_a_trial_ends_the_trial() {
+        let mut run = Run::new();
+        while run.pace.limits().flying == 8 {
+            run.batch(1000.0);
+        }
+        run.pace.begin();
+        assert_eq!(run.pace.limits().flying, 8);
+        let mut fresh = Pace::new(&SHAPE);
+        fresh.begin();
+        assert_eq!(fresh.state, Pace::new(&SHAPE).state, "what was never tried still will be");
+    }
+
+    #[test]
+    fn holes_do_not_count() {
+        let mut window = Window::default();
+        let at = |ms: u64| Duration::from_millis(ms);
+        let start = Instant::now();
+        assert_eq!(window.add(MIB, start, 2 * MIB), None);
+        assert_eq!(window.add(MIB, start + at(10), 2 * MIB), None);
+        assert_eq!(window.add(0, start + at(5000), 2 * MIB), None);
+        assert_eq!(window.add(MIB, start + at(5010), 2 * MIB), Some((2 * MIB, at(20))));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Pipeline<'a, W: Work> {
     planned: VecDeque<(usize, W::Tag)>,
     /// By slot: planned batches whose reads are complete.
     ready: Vec<Option<Batch>>,
-    /// How many batches the backend has, and up to how many it gets further ones to read.
+    /// How many batches the backend has.
     flying: usize,
     pace: &'a mut Pace,
     /// By disk: proven, in this run, to be the one that was opened.

@@ -60,6 +60,13 @@ fn stamped(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 512 * 31 + at % 13) as u8).collect()
 }
 
+/// The limits change with nearly every batch.
+fn restless(shape: &Shape) -> Pace {
+    let mut pace = Pace::new(shape);
+    pace.hurry();
+    pace
+}
+
 fn copied_files(len: usize, shape: Shape, io: Io) -> (Vec<u8>, &'static str) {
     let files = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
     files[0].as_file().write_all(&stamped(len)).unwrap();
@@ -68,6 +75,7 @@ fn copied_files(len: usize, shape: Shape, io: Io) -> (Vec<u8>, &'static str) {
     let from = disks.add_read(Arc::new(FileDisk::open(files[0].path(), Access::Read).unwrap()));
     let to = disks.add_write(Arc::new(FileDisk::open(files[1].path(), Access::Write).unwrap()));
     let mut engine = Engine::with(disks, shape, io).unwrap();
+    engine.pace = restless(&shape);
     let mut work = Copy::new(from, to, len);
     engine.run(&mut work).unwrap();
     assert!(work.seen.is_sorted());
@@ -81,7 +89,7 @@ proptest! {
         len in prop_oneof![0..200_000usize, (0..50usize).prop_map(|n| n * 4096)],
         pages in 1..9u64,
         depth in 1..7usize,
-        spare in 0..4usize,
+        spare in 0..8usize,
     ) {
         let shape = Shape { buffer: Bytes(pages * 4096), depth, spare };
         prop_assert!(copied_files(len, shape, Io::Posix) == (stamped(len), "posix"));
