@@ -195,7 +195,8 @@ impl Pace {
                 self.rates[self.at] = Some(known.map_or(rate, |known| known.min(rate)));
                 match self.faster() {
                     Some(fastest) if fastest == self.at => self.take(fastest),
-                    _ => self.stay(self.rates[self.home].unwrap_or(rate)),
+                    Some(other) => self.use_limits(other),
+                    None => self.stay(self.rates[self.home].unwrap_or(rate)),
                 }
             }
         }
