@@ -145,7 +145,11 @@ fn machines_usable() -> Result<()> {
     vm::usable().map_err(|why| {
         println!("*** NOTHING OF DEVICE-MAPPER CAN BE TESTED: {why}. ***");
         format!("virtual machines cannot be used: {why}")
-    })
+    })?;
+    // Its version decides how long everything takes.
+    let version = output(Command::new("qemu-system-x86_64").arg("--version"))?;
+    println!("{}", version.lines().next().unwrap_or_default());
+    Ok(())
 }
 
 fn in_ci() -> bool {

@@ -14,7 +14,7 @@ use super::faults::Fault;
 use super::guest::Guest;
 use super::image::Image;
 use super::qmp::Qmp;
-use super::typist::{Answer, Typist, keyboard};
+use super::typist::{self, Answer, Typist};
 use super::{PRIMARY, TWIN, must};
 use crate::Result;
 use crate::dpsr::text;
@@ -365,10 +365,11 @@ impl Machine {
             command.args(["-drive", &format!("{flash},unit=0,readonly=on,file={code}")]);
             command.args(["-drive", &format!("{flash},unit=1,file={folder}/{VARIABLES}")]);
         }
-        let keys = keyboard(&self.folder);
-        let keys = self.answer.map(|_| text(&keys)).transpose()?;
-        let keys = keys.map(|keys| format!(",input-path={keys}")).unwrap_or_default();
-        command.args(["-chardev", &format!("file,id=console,append=on,path={folder}/console.log{keys}")]);
+        let console = match self.answer {
+            None => format!("file,path={folder}/console.log,append=on"),
+            Some(_) => format!("{},logfile={folder}/console.log,logappend=on", typist::keyboard(folder)),
+        };
+        command.args(["-chardev", &format!("{console},id=console")]);
         command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("socket,id=qmp,path={folder}/qmp")]);
         command.args(["-mon", "chardev=qmp,mode=control", "-device", "virtio-serial-pci"]);

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -45,10 +46,15 @@ impl Answer {
 const GLANCE: Duration = Duration::from_millis(300);
 const TYPING: Duration = Duration::from_secs(1);
 
-/// What is typed reaches the machine through this file of its folder.
-pub fn keyboard(folder: &Path) -> PathBuf {
-    folder.join("keyboard")
+/// What QEMU is told of the keyboard in the folder of a machine: a pipe that has nothing to say to anybody.
+///
+/// `-chardev file` takes `input-path` from QEMU 8.0 on only.
+pub fn keyboard(folder: &str) -> String {
+    format!("pipe,path={folder}/{KEYBOARD}")
 }
+
+/// The name of that pipe; QEMU reads what ends in `.in` and writes to what ends in `.out`.
+const KEYBOARD: &str = "keyboard";
 
 /// Is gone when dropped.
 pub struct Typist(Arc<AtomicBool>);
@@ -56,9 +62,12 @@ pub struct Typist(Arc<AtomicBool>);
 impl Typist {
     /// Sits down before a machine that is about to start with its files in `folder`.
     pub fn start(folder: &Path, console: PathBuf, answer: Answer) -> Result<Self> {
-        let path = keyboard(folder);
+        let path = folder.join(format!("{KEYBOARD}.in"));
         if !path.exists() {
             output(Command::new("mkfifo").arg(&path))?;
+            let nowhere = folder.join(format!("{KEYBOARD}.out"));
+            let failed = |error| format!("creating {}: {error}", nowhere.display());
+            symlink("/dev/null", &nowhere).map_err(failed)?;
         }
         // Opened for both, so that there is always somebody at the other end.
         let opened = File::options().read(true).write(true).open(&path);
