@@ -10,9 +10,6 @@ use crate::Result;
 /// How long an answer may take unless told otherwise. Emulation on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How often somebody looks after a machine that starts anew.
-const GLANCE: Duration = Duration::from_secs(5);
-
 /// A stream on which no read outlasts a moment.
 pub struct Timed {
     stream: UnixStream,
@@ -72,27 +69,6 @@ impl Guest {
             Some(_) => Ok(Self { port }),
             None => Err(format!("the agent in the guest said {said:?} instead of READY")),
         }
-    }
-
-    /// Lets the machine start anew, and waits until the agent says again that it is ready; `meanwhile` is called
-    /// every now and then.
-    pub fn restart(&mut self, patience: Duration, mut meanwhile: impl FnMut() -> Result<()>) -> Result<()> {
-        self.ok("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
-        let failed = |error: Error| format!("waiting for the agent after a restart: {error}");
-        let (start, mut said) = (Instant::now(), String::new());
-        while !(said.starts_with("READY ") && said.ends_with('\n')) {
-            if said.ends_with('\n') {
-                said.clear();
-            }
-            let left = patience.saturating_sub(start.elapsed());
-            self.port.get_mut().renew(left.min(GLANCE).max(Duration::from_millis(1))).map_err(failed)?;
-            match self.port.read_line(&mut said) {
-                Ok(0) => return Err(failed(Error::new(ErrorKind::UnexpectedEof, "the machine went away"))),
-                Err(error) if error.kind() == ErrorKind::TimedOut && !left.is_zero() => meanwhile()?,
-                outcome => drop(outcome.map_err(failed)?),
-            }
-        }
-        Ok(())
     }
 
     /// Runs a shell command; its failing is an answer, not an error.

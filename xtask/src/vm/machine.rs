@@ -20,9 +20,6 @@ use crate::Result;
 use crate::dpsr::text;
 use crate::process::{self, output};
 
-/// How long firmware may be silent after a reset.
-const FIRMWARE: Duration = Duration::from_secs(60);
-
 /// From the start of QEMU to the agent's word. It takes 15 s where nothing else runs.
 const BOOT: Duration = Duration::from_secs(600);
 
@@ -156,7 +153,7 @@ impl Machine {
         Ok(start.elapsed())
     }
 
-    /// The same, but when the console says `words` this happens to the disk.
+    /// The same, but when the console says `words`, at once if these are none, this happens to the disk.
     pub fn boot_with(&mut self, fault: Fault, disk: &str, words: &str) -> Result<Duration> {
         let start = Instant::now();
         let before = self.said();
@@ -184,34 +181,12 @@ impl Machine {
         String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned()
     }
 
-    /// Lets it start anew. UEFI in emulation sometimes hangs before its first word, after another reset too, which no
-    /// guest can help: the machine is switched off and on then, and that is told.
+    /// Lets it start anew: it is switched off where it would reset itself, and on again. After a reset UEFI in emulation
+    /// hangs before its first word, often or nearly always by the version of QEMU, which no guest can help.
     pub fn restart(&mut self, patience: Duration) -> Result<()> {
-        let console = self.console();
-        let said = || fs::read(&console).unwrap_or_default();
-        let mut seen = (said().len(), Instant::now());
-        let mut hangs = false;
-        let Running { guest, .. } = self.running.as_mut().ok_or_else(off)?;
-        let restarted = guest.restart(patience, || {
-            let now = said();
-            if now.len() != seen.0 {
-                seen = (now.len(), Instant::now());
-            }
-            hangs = seen.1.elapsed() > FIRMWARE && is_reset(&now);
-            if hangs {
-                Err(format!("the firmware has said nothing for {FIRMWARE:?} after a reset"))
-            } else {
-                Ok(())
-            }
-        });
-        match restarted {
-            Err(why) if hangs => {
-                println!("    {why}: the machine is switched off and on");
-                self.power_cut();
-                self.boot().map(drop)
-            }
-            other => other,
-        }
+        self.qmp()?.execute("set-action", "{\"reboot\":\"shutdown\"}")?;
+        self.off_within(patience, "systemctl reboot")?;
+        self.boot().map(drop)
     }
 
     /// Whether it is on.
@@ -271,10 +246,14 @@ impl Machine {
 
     /// The same by a command of the guest that ends so.
     pub fn off_by(&mut self, command: &str) -> Result<()> {
+        self.off_within(SHUTDOWN, command)
+    }
+
+    fn off_within(&mut self, patience: Duration, command: &str) -> Result<()> {
         // The agent answers before it ends with everything else.
         self.guest()?.ok(&format!("(sleep 1; {command}) >/dev/null 2>&1 &"))?;
         let Some(running) = self.running.as_mut() else { return Ok(()) };
-        let deadline = Instant::now() + SHUTDOWN;
+        let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             match running.qemu.try_wait() {
                 Ok(None) => thread::sleep(GLANCE),
@@ -398,12 +377,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         end(&mut self.qemu);
     }
-}
-
-/// Whether the last that a console said is what a kernel says before it resets the machine.
-fn is_reset(said: &[u8]) -> bool {
-    let end = String::from_utf8_lossy(&said[said.len().saturating_sub(80)..]).into_owned();
-    end.trim_end().ends_with("reboot: machine restart")
 }
 
 /// QEMU before its sockets are connected; dropping it kills it.
