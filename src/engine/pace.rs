@@ -399,6 +399,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_planned_under_other_limits_does_not_count() {
+        let mut run = Run::new();
+        while run.pace.limits().flying == 8 {
+            run.batch(1000.0);
+        }
+        let tried = run.pace.at;
+        // The 24 that were on their way then take longer than any window.
+        for _ in 0..24 {
+            run.batch(0.5);
+        }
+        assert_eq!((run.pace.at, run.pace.rates[tried]), (tried, None));
+        while run.pace.at == tried {
+            run.batch(2000.0);
+        }
+        let rate = run.pace.rates[tried].unwrap();
+        assert!((rate / (2000.0 * MIB as f64) - 1.0).abs() < 0.01, "{rate}");
+    }
+
+    #[test]
     fn holes_do_not_count() {
         let mut window = Window::default();
         let at = |ms: u64| Duration::from_millis(ms);
@@ -412,7 +431,84 @@ mod tests {
     #[test]
     fn a_slow_disk_is_measured_by_the_second() {
         let mut run = Run::new();
-        run.go(1, |flying| flying as f64);
-        assert_eq!(run.pace.limits().flying, 16);
+        let start = run.now;
+        while run.pace.rungs[run.pace.home].flying != 16 {
+            run.batch(run.pace.limits().flying as f64);
+        }
+        assert!(run.now - start < Duration::from_secs(30), "{:?}", run.now - start);
+    }
+
+    /// Until it waits: with 16 the first window is twice as fast as any later one, with 4 each is as told.
+    fn lucky_once(with_4: f64) -> Run {
+        let mut run = Run::new();
+        let mut lucky = 100;
+        while !matches!(run.pace.state, State::Waiting(_)) {
+            let rate = match run.pace.limits().flying {
+                16 if lucky > 0 => {
+                    lucky -= 1;
+                    2000.0
+                }
+                16 => 900.0,
+                4 => with_4,
+                _ => 1000.0,
+            };
+            run.batch(rate);
+        }
+        run
+    }
+
+    #[test]
+    fn what_was_faster_only_once_is_left_for_the_next_best() {
+        assert_eq!(lucky_once(1300.0).pace.limits().flying, 4);
+        assert_eq!(lucky_once(1000.0).pace.limits().flying, 8);
+    }
+
+    #[test]
+    fn a_bad_moment_of_what_is_in_use_proves_nothing() {
+        let mut run = Run::new();
+        run.go(64, |_| 1000.0);
+        while matches!(run.pace.state, State::Waiting(_)) {
+            run.batch(1000.0);
+        }
+        while !matches!(run.pace.state, State::Waiting(_)) {
+            run.batch(if run.pace.state == State::Back { 800.0 } else { 1000.0 });
+        }
+        assert_eq!(run.pace.limits().flying, 8);
+    }
+
+    #[test]
+    fn what_is_hardly_faster_is_not_taken() {
+        let mut run = Run::new();
+        run.go(64, |flying| if flying == 16 { 1030.0 } else { 1000.0 });
+        assert_eq!(run.pace.home, Pace::new(&SHAPE).home);
+        assert!(run.share(8) > 0.9);
+    }
+
+    #[test]
+    fn what_is_taken_is_followed_by_the_next_one_at_once() {
+        let mut run = Run::new();
+        run.go(64, cache);
+        assert_eq!((run.pace.home, run.pace.patience), (0, MOST));
+        while run.pace.home == 0 {
+            run.batch(latency(run.pace.limits().flying));
+        }
+        assert_eq!(run.pace.patience, LEAST);
+        let moved = (0..).find(|_| {
+            run.batch(latency(run.pace.limits().flying));
+            run.pace.home == 3
+        });
+        assert!(moved.unwrap() < u64::from(LEAST) * 64, "MiB until 16 are in flight");
+    }
+
+    #[test]
+    fn the_time_between_two_runs_does_not_count_nor_what_was_known() {
+        let mut run = Run::new();
+        run.go(64, |_| 500.0);
+        run.pace.begin();
+        assert!(matches!(run.pace.state, State::Waiting(left) if left <= LEAST), "{:?}", run.pace.state);
+        assert_eq!(run.pace.patience, LEAST);
+        run.batch(0.01);
+        run.batch(500.0);
+        assert_eq!(run.pace.rates, [None; 4]);
     }
 }

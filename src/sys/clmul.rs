@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Carry-less products of the pages of a chunk with two keys, in the widest form this processor has.
+//! Carry-less products of the pages of a chunk with two keys, in the form that is the fastest on this processor.
 //!
 //! For each page of 256 blocks `m` of 16 bytes and each of the two keys `k` of the same length, the
 //! product is the exclusive or over all blocks of `(low(m) ^ low(k)) * (high(m) ^ high(k))`, a carry-less
