@@ -5,6 +5,8 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::Result;
 use crate::process;
@@ -37,6 +39,10 @@ pub const VM: &[&str] = &[
 /// emulates more than twice as fast as that of Debian 12.
 const NEWER: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
 
+/// How often that is tried, and how long to wait in between: an archive has bad minutes.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(20);
+
 /// What the measurements call; the tools dpsr is compared with are measured where they are present.
 pub const BENCH: &[&str] = &["util-linux", "fio", "time"];
 
@@ -68,7 +74,7 @@ pub fn ensure(wanted: &[&str], yes: bool) -> Result<()> {
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Acquire::Retries=3"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
@@ -76,7 +82,14 @@ fn install(missing: &[&str], wanted: &[&str]) -> Result<()> {
     process::watched(apt().args(["update", "--quiet"]))?;
     let mut missing = missing.to_vec();
     if missing.contains(&NEWER[0]) {
-        match from_backports() {
+        let mut got = from_backports();
+        for _ in 1..ATTEMPTS {
+            let Err(why) = &got else { break };
+            println!("{why}, trying again in {} s", PAUSE.as_secs());
+            thread::sleep(PAUSE);
+            got = from_backports();
+        }
+        match got {
             Ok(()) => missing.retain(|name| !NEWER.contains(name)),
             Err(why) => println!("{why}, ignoring: the release's own QEMU does, and takes twice as long"),
         }
@@ -97,7 +110,8 @@ fn from_backports() -> Result<()> {
     let own = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     let (alone, all) = (list("alone.list", lines.clone())?, list("all.list", format!("{own}\n{lines}"))?);
     let only = ["-o", &alone, "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Get::List-Cleanup=0"];
-    process::watched(apt().args(["update", "--quiet"]).args(only))?;
+    // A list that could not be had is no failure otherwise, and nothing is found afterwards.
+    process::watched(apt().args(["update", "--quiet", "--error-on=any"]).args(only))?;
     let options = ["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove", "-t", &suite];
     process::watched(apt().args(options).args(["-o", &all]).args(NEWER))
 }

@@ -35,7 +35,10 @@ const COMMAND_LINE: &str =
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// How long a machine that was told to switch off may take to do so.
-const SHUTDOWN: Duration = Duration::from_secs(120);
+const SHUTDOWN: Duration = Duration::from_secs(180);
+
+/// How long QEMU may take to end once it has hung up.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// QEMU's UEFI, and the memory of a machine on which nothing was ever installed.
 const UEFI: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
@@ -147,18 +150,23 @@ impl Machine {
 
     /// Switches on and waits for the agent; how long that took.
     pub fn boot(&mut self) -> Result<Duration> {
+        self.boot_within(BOOT)
+    }
+
+    fn boot_within(&mut self, patience: Duration) -> Result<Duration> {
         let start = Instant::now();
-        let booted = self.try_boot();
+        let booted = self.try_boot(patience);
         self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
         Ok(start.elapsed())
     }
 
-    /// The same, but when the console says `words`, at once if these are none, this happens to the disk.
-    pub fn boot_with(&mut self, fault: Fault, disk: &str, words: &str) -> Result<Duration> {
+    /// The same, but at once, or when the console says `words`, this happens to the disk, and stays so after a reset.
+    pub fn boot_with(&mut self, fault: Fault, disk: &str, words: Option<&str>) -> Result<Duration> {
         let start = Instant::now();
         let before = self.said();
         let booted = self.switch_on().and_then(|(mut qemu, mut qmp, agent)| {
-            while !self.said_since(before).contains(words) {
+            qmp.execute("set-action", "{\"reboot\":\"reset\"}")?;
+            while words.is_some_and(|words| !self.said_since(before).contains(words)) {
                 must(start.elapsed() < BOOT, || format!("the console did not say {words:?}"))?;
                 thread::sleep(GLANCE);
             }
@@ -181,12 +189,10 @@ impl Machine {
         String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned()
     }
 
-    /// Lets it start anew: it is switched off where it would reset itself, and on again. After a reset UEFI in emulation
-    /// hangs before its first word, often or nearly always by the version of QEMU, which no guest can help.
+    /// Lets it start anew, with no fault and with the disks it was made with.
     pub fn restart(&mut self, patience: Duration) -> Result<()> {
-        self.qmp()?.execute("set-action", "{\"reboot\":\"shutdown\"}")?;
-        self.off_within(patience, "systemctl reboot")?;
-        self.boot().map(drop)
+        self.off_by("systemctl reboot")?;
+        self.boot_within(patience).map(drop)
     }
 
     /// Whether it is on.
@@ -204,27 +210,13 @@ impl Machine {
         self.running = None;
     }
 
-    /// Waits until the console of the running machine says `words` from now on.
-    pub fn await_words(&self, words: &str, patience: Duration) -> Result<()> {
-        let said = || fs::read(self.console()).unwrap_or_default();
-        let (start, before) = (Instant::now(), said().len());
-        while !String::from_utf8_lossy(said().get(before..).unwrap_or_default()).contains(words) {
-            if start.elapsed() > patience {
-                let last = self.last_words();
-                return Err(format!("the console did not say {words:?} within {patience:?}\n{last}"));
-            }
-            thread::sleep(GLANCE);
-        }
-        Ok(())
-    }
-
     /// Switches on and waits until the consoles have said all of `words` since then; how long that took. The
     /// machine is off again afterwards.
     pub fn watch(&self, words: &[&str], patience: Duration) -> Result<Duration> {
         let start = Instant::now();
         let before = fs::read(self.console()).map_or(0, |said| said.len());
-        let on = self.switch_on();
-        let (_qemu, _qmp, _agent) = on.map_err(|why| format!("{why}\n{}", self.last_words()))?;
+        let on = || self.switch_on().map_err(|why| format!("{why}\n{}", self.last_words()));
+        let mut running = on()?;
         loop {
             let said = fs::read(self.console()).unwrap_or_default();
             let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned();
@@ -234,6 +226,9 @@ impl Machine {
             if start.elapsed() > patience {
                 let last = self.last_words();
                 return Err(format!("the console did not say {missing:?} within {patience:?}\n{last}"));
+            }
+            if running.0.has_reset()? {
+                running = on()?;
             }
             thread::sleep(GLANCE);
         }
@@ -246,23 +241,16 @@ impl Machine {
 
     /// The same by a command of the guest that ends so.
     pub fn off_by(&mut self, command: &str) -> Result<()> {
-        self.off_within(SHUTDOWN, command)
-    }
-
-    fn off_within(&mut self, patience: Duration, command: &str) -> Result<()> {
         // The agent answers before it ends with everything else.
         self.guest()?.ok(&format!("(sleep 1; {command}) >/dev/null 2>&1 &"))?;
         let Some(running) = self.running.as_mut() else { return Ok(()) };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + SHUTDOWN;
         while Instant::now() < deadline {
-            match running.qemu.try_wait() {
-                Ok(None) => thread::sleep(GLANCE),
-                Ok(Some(_)) => {
-                    self.running = None;
-                    return Ok(());
-                }
-                Err(error) => return Err(format!("waiting for QEMU: {error}")),
+            if has_ended_well(&mut running.qemu)? {
+                self.running = None;
+                return Ok(());
             }
+            thread::sleep(GLANCE);
         }
         Err(format!("the machine did not switch itself off\n{}", self.last_words()))
     }
@@ -292,13 +280,21 @@ impl Machine {
         self.running.as_mut().map(|running| &mut running.qmp).ok_or_else(off)
     }
 
-    fn try_boot(&self) -> Result<Running> {
+    fn try_boot(&self, patience: Duration) -> Result<Running> {
+        let deadline = Instant::now() + patience;
         let typist = self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer));
         let typist = typist.transpose()?;
-        let (mut qemu, qmp, agent) = self.switch_on()?;
-        let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
-        let qemu = qemu.0.take().expect("it was put there when it was started");
-        Ok(Running { qemu, guest, qmp, _typist: typist })
+        loop {
+            let (mut qemu, qmp, agent) = self.switch_on()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match Guest::meet(qemu.connection(&agent)?, left) {
+                Ok(guest) => {
+                    let qemu = qemu.0.take().expect("it was put there when it was started");
+                    return Ok(Running { qemu, guest, qmp, _typist: typist });
+                }
+                Err(why) => must(qemu.resets()?, || why)?,
+            }
+        }
     }
 
     /// QEMU once it has begun; the agent will call at the listener.
@@ -324,6 +320,9 @@ impl Machine {
         command.env(name, value);
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-m", "1024", "-smp", self.start.processors()]).args(accelerator());
+        // Where it would reset itself, it is switched off and on: after a reset UEFI in emulation hangs before its
+        // first word, often or nearly always by the version of QEMU, which no guest can help.
+        command.args(["-action", "reboot=shutdown"]);
         match &self.start {
             Start::Kernel { kernel, initramfs, line } => {
                 command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", line]);
@@ -399,6 +398,34 @@ impl Off {
             }
         }
         Err("QEMU did not connect in time".to_owned())
+    }
+}
+
+impl Off {
+    /// Whether it has ended by itself, as it does where the machine resets itself.
+    fn has_reset(&mut self) -> Result<bool> {
+        self.0.as_mut().map_or(Ok(false), has_ended_well)
+    }
+
+    /// The same of one that has hung up: it is about to end, if that is why.
+    fn resets(&mut self) -> Result<bool> {
+        let deadline = Instant::now() + ENDING;
+        while Instant::now() < deadline {
+            if self.has_reset()? {
+                return Ok(true);
+            }
+            thread::sleep(GLANCE);
+        }
+        Ok(false)
+    }
+}
+
+/// Whether a QEMU has ended, and not because it failed.
+fn has_ended_well(qemu: &mut Child) -> Result<bool> {
+    match qemu.try_wait() {
+        Ok(None) => Ok(false),
+        Ok(Some(status)) => must(status.success(), || format!("QEMU ended ({status})")).map(|()| true),
+        Err(error) => Err(format!("waiting for QEMU: {error}")),
     }
 }
 

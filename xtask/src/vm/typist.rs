@@ -46,15 +46,14 @@ impl Answer {
 const GLANCE: Duration = Duration::from_millis(300);
 const TYPING: Duration = Duration::from_secs(1);
 
-/// What QEMU is told of the keyboard in the folder of a machine: a pipe that has nothing to say to anybody.
-///
-/// `-chardev file` takes `input-path` from QEMU 8.0 on only.
+/// The name of a pipe in the folder of a machine; QEMU reads what ends in `.in` and writes to what ends in `.out`.
+const KEYBOARD: &str = "keyboard";
+
+/// What QEMU is told of it: it is only read from, and what is written to it goes nowhere but into a log.
+/// (`-chardev file` takes `input-path` from QEMU 8.1 on only.)
 pub fn keyboard(folder: &str) -> String {
     format!("pipe,path={folder}/{KEYBOARD}")
 }
-
-/// The name of that pipe; QEMU reads what ends in `.in` and writes to what ends in `.out`.
-const KEYBOARD: &str = "keyboard";
 
 /// Is gone when dropped.
 pub struct Typist(Arc<AtomicBool>);
@@ -62,10 +61,9 @@ pub struct Typist(Arc<AtomicBool>);
 impl Typist {
     /// Sits down before a machine that is about to start with its files in `folder`.
     pub fn start(folder: &Path, console: PathBuf, answer: Answer) -> Result<Self> {
-        let path = folder.join(format!("{KEYBOARD}.in"));
-        if !path.exists() {
+        let [path, nowhere] = ["in", "out"].map(|end| folder.join(format!("{KEYBOARD}.{end}")));
+        if !nowhere.exists() {
             output(Command::new("mkfifo").arg(&path))?;
-            let nowhere = folder.join(format!("{KEYBOARD}.out"));
             let failed = |error| format!("creating {}: {error}", nowhere.display());
             symlink("/dev/null", &nowhere).map_err(failed)?;
         }

@@ -52,7 +52,7 @@ fn prepared(rig: &Rig) -> Result<()> {
 fn slow_controller(rig: &Rig) -> Result<()> {
     let [primary, dpsr] = [&rig.primary, &rig.dpsr].map(|disk| copy_of(rig, disk, "slow"));
     let mut machine = rig.machine(Start::Bios, &[&dpsr?])?.expecting(primary?);
-    let took = machine.boot_with(faults::come_late, PRIMARY, DECIDING)?;
+    let took = machine.boot_with(faults::come_late, PRIMARY, Some(DECIDING))?;
     say(format_args!("the primary, which came late: {:.1} s", took.as_secs_f64()));
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;

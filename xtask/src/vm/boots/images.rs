@@ -40,7 +40,7 @@ pub(super) fn made_for_this_machine(rig: &Rig) -> Result<()> {
 
     let [primary, dpsr] = apart(rig, "dies")?;
     let mut machine = rig.machine(Start::Uefi, &[&primary, &dpsr])?;
-    let took = machine.boot_with(faults::fail, PRIMARY, KERNEL)?;
+    let took = machine.boot_with(faults::fail, PRIMARY, Some(KERNEL))?;
     say(format_args!("from the copy, by that initramfs: {:.1} s", took.as_secs_f64()));
     from_the_copy(&mut machine)?;
     let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;

@@ -151,7 +151,7 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
             output(zero.args(["if=/dev/zero", &file, "bs=1M", "count=1", "conv=notrunc", "status=none"]))?;
             machine.boot()?
         }
-        Loss::Fails | Loss::Dies => machine.boot_with(faults::fail, PRIMARY, KERNEL)?,
+        Loss::Fails | Loss::Dies => machine.boot_with(faults::fail, PRIMARY, Some(KERNEL))?,
     };
     say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
     is_last_generation(&mut machine)?;
@@ -164,7 +164,7 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     two_generations(&mut machine)?;
     machine.shut_down()?;
     let mut machine = rig.machine(Start::Uefi, &[&rig.primary, &rig.dpsr])?;
-    let took = machine.boot_with(faults::fail, DPSR, KERNEL)?;
+    let took = machine.boot_with(faults::fail, DPSR, Some(KERNEL))?;
     say(format_args!("the primary, the DPSR disk failing: {:.1} s", took.as_secs_f64()));
     marked(&mut machine, "third")?;
     let told = machine.guest()?.run("cat /run/motd.d/10-dpsr")?.output;
@@ -191,7 +191,7 @@ fn given_up(machine: &mut Machine) -> Result<()> {
     let done = machine.run_within(PATIENCE, &words)?;
     must(done.code == 0, || format!("giving the DPSR disk up: {done:?}"))?;
     machine.shut_down()?;
-    let took = machine.boot_with(faults::fail, DPSR, "")?;
+    let took = machine.boot_with(faults::fail, DPSR, None)?;
     say(format_args!("the primary, by a menu made anew: {:.1} s", took.as_secs_f64()));
     is_the_primary(machine)
 }

@@ -112,12 +112,9 @@ fn gone_too(rig: &Rig, fresh: &Disk) -> Result<()> {
 /// Restarts, or starts, the machine, and pulls the plug as soon as it says `words`.
 fn cut_at(machine: &mut Machine, rig: &Rig, disks: &[&Disk], words: &str) -> Result<()> {
     if machine.is_on() {
-        machine.guest()?.ok("sync; (sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
-        machine.await_words(words, PATIENCE)?;
-        machine.power_cut();
-    } else {
-        rig.machine(Start::Uefi, disks)?.watch(&[words], PATIENCE)?;
+        machine.off_by("systemctl reboot")?;
     }
+    rig.machine(Start::Uefi, disks)?.watch(&[words], PATIENCE)?;
     say(format_args!("the power failed at {words:?}"));
     Ok(())
 }
