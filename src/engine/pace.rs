@@ -289,6 +289,19 @@ mod tests {
             self.pace.moved(MIB, self.now);
         }
 
+        /// Moves 1 MiB after the other, of which each takes what `rate` says, until something is so, which must be
+        /// before `gib` GiB are moved; how many MiB that were.
+        fn until(&mut self, gib: u64, rate: impl Fn(&Pace) -> f64, done: impl Fn(&Pace) -> bool) -> u64 {
+            let moved = (0..gib * 1024).find(|_| {
+                let is_done = done(&self.pace);
+                if !is_done {
+                    self.batch(rate(&self.pace));
+                }
+                is_done
+            });
+            moved.expect("it does not come about")
+        }
+
         /// The share of everything since the last call that was moved with so many in flight.
         fn share(&mut self, flying: usize) -> f64 {
             let moved = std::mem::take(&mut self.moved);
@@ -305,6 +318,10 @@ mod tests {
 
     fn latency(flying: usize) -> f64 {
         100.0 * flying as f64
+    }
+
+    fn waits(pace: &Pace) -> bool {
+        matches!(pace.state, State::Waiting(_))
     }
 
     #[test]
@@ -388,9 +405,7 @@ mod tests {
     #[test]
     fn a_run_that_ends_during_a_trial_ends_the_trial() {
         let mut run = Run::new();
-        while run.pace.limits().flying == 8 {
-            run.batch(1000.0);
-        }
+        run.until(1, |_| 1000.0, |pace| pace.limits().flying != 8);
         run.pace.begin();
         assert_eq!(run.pace.limits().flying, 8);
         let mut fresh = Pace::new(&SHAPE);
@@ -401,18 +416,14 @@ mod tests {
     #[test]
     fn what_was_planned_under_other_limits_does_not_count() {
         let mut run = Run::new();
-        while run.pace.limits().flying == 8 {
-            run.batch(1000.0);
-        }
+        run.until(1, |_| 1000.0, |pace| pace.limits().flying != 8);
         let tried = run.pace.at;
         // The 24 that were on their way then take longer than any window.
         for _ in 0..24 {
             run.batch(0.5);
         }
         assert_eq!((run.pace.at, run.pace.rates[tried]), (tried, None));
-        while run.pace.at == tried {
-            run.batch(2000.0);
-        }
+        run.until(1, |_| 2000.0, |pace| pace.at != tried);
         let rate = run.pace.rates[tried].unwrap();
         assert!((rate / (2000.0 * MIB as f64) - 1.0).abs() < 0.01, "{rate}");
     }
@@ -432,28 +443,24 @@ mod tests {
     fn a_slow_disk_is_measured_by_the_second() {
         let mut run = Run::new();
         let start = run.now;
-        while run.pace.rungs[run.pace.home].flying != 16 {
-            run.batch(run.pace.limits().flying as f64);
-        }
+        run.until(1, |pace| pace.limits().flying as f64, |pace| pace.rungs[pace.home].flying == 16);
         assert!(run.now - start < Duration::from_secs(30), "{:?}", run.now - start);
     }
 
     /// Until it waits: with 16 the first window is twice as fast as any later one, with 4 each is as told.
     fn lucky_once(with_4: f64) -> Run {
         let mut run = Run::new();
-        let mut lucky = 100;
-        while !matches!(run.pace.state, State::Waiting(_)) {
-            let rate = match run.pace.limits().flying {
-                16 if lucky > 0 => {
-                    lucky -= 1;
-                    2000.0
-                }
-                16 => 900.0,
-                4 => with_4,
-                _ => 1000.0,
-            };
-            run.batch(rate);
-        }
+        let lucky = std::cell::Cell::new(100);
+        let rate = |pace: &Pace| match pace.limits().flying {
+            16 if lucky.get() > 0 => {
+                lucky.set(lucky.get() - 1);
+                2000.0
+            }
+            16 => 900.0,
+            4 => with_4,
+            _ => 1000.0,
+        };
+        run.until(4, rate, waits);
         run
     }
 
@@ -467,12 +474,8 @@ mod tests {
     fn a_bad_moment_of_what_is_in_use_proves_nothing() {
         let mut run = Run::new();
         run.go(64, |_| 1000.0);
-        while matches!(run.pace.state, State::Waiting(_)) {
-            run.batch(1000.0);
-        }
-        while !matches!(run.pace.state, State::Waiting(_)) {
-            run.batch(if run.pace.state == State::Back { 800.0 } else { 1000.0 });
-        }
+        run.until(8, |_| 1000.0, |pace| !waits(pace));
+        run.until(4, |pace| if pace.state == State::Back { 800.0 } else { 1000.0 }, waits);
         assert_eq!(run.pace.limits().flying, 8);
     }
 
@@ -489,15 +492,11 @@ mod tests {
         let mut run = Run::new();
         run.go(64, cache);
         assert_eq!((run.pace.home, run.pace.patience), (0, MOST));
-        while run.pace.home == 0 {
-            run.batch(latency(run.pace.limits().flying));
-        }
+        let rate = |pace: &Pace| latency(pace.limits().flying);
+        run.until(8, rate, |pace| pace.home != 0);
         assert_eq!(run.pace.patience, LEAST);
-        let moved = (0..).find(|_| {
-            run.batch(latency(run.pace.limits().flying));
-            run.pace.home == 3
-        });
-        assert!(moved.unwrap() < u64::from(LEAST) * 64, "MiB until 16 are in flight");
+        let moved = run.until(8, rate, |pace| pace.home == 3);
+        assert!(moved < u64::from(LEAST) * 64, "{moved} MiB until 16 are in flight");
     }
 
     #[test]
