@@ -64,13 +64,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(slot: usize, size: Bytes) -> Result<Self> {
+    /// `count` batches with buffers of `size`.
+    pub(super) fn several(count: usize, size: Bytes) -> Result<Vec<Self>> {
         let size = size.max(Bytes(1)).round_up(PAGE);
         let no_memory = |error: io::Error| {
-            Error::new(Kind::Internal, format!("reserving a buffer of {size}"), error.to_string())
+            Error::new(Kind::Internal, format!("reserving {count} buffers of {size}"), error.to_string())
         };
-        let buffer = Buffer::new(size.usize()).map_err(no_memory)?;
-        Ok(Self { slot, buffer, reads: Vec::new(), writes: Vec::new() })
+        let buffers = Buffer::several(count, size.usize()).map_err(no_memory)?;
+        let batch = |(slot, buffer)| Self { slot, buffer, reads: Vec::new(), writes: Vec::new() };
+        Ok(buffers.into_iter().enumerate().map(batch).collect())
     }
 
     /// Reads from `at` of `disk` into `range` of the buffer. Past the end of the disk there are zeros.

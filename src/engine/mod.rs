@@ -139,8 +139,7 @@ impl Engine {
     }
 
     fn within(disks: Disks, shape: Shape, io: Io, deadline: Duration) -> Result<Self> {
-        let batches = (0..shape.depth.max(1) + shape.spare).map(|slot| Batch::new(slot, shape.buffer));
-        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let batches = Batch::several(shape.depth.max(1) + shape.spare, shape.buffer)?;
         let pace = if disks.have_descriptors() { Pace::new(&shape) } else { Pace::fixed(&shape) };
         let backend: Box<dyn Backend> = match io {
             _ if !disks.have_descriptors() => Box::new(posix::Inline::new(disks.clone())),

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Zeroed memory of its own pages: aligned to 4096 bytes, given back to the kernel when dropped.
 pub struct Buffer {
@@ -14,7 +14,32 @@ pub struct Buffer {
     len: usize,
 }
 
+/// Size and alignment of huge pages, where there are any.
+const HUGE: usize = 2 << 20;
+
 impl Buffer {
+    /// `count` buffers of `len` zero bytes, whole pages, one behind the other; in huge pages where they can be had. A
+    /// transfer then consists of few pieces, of which a disk takes a limited number at a time.
+    pub fn several(count: usize, len: usize) -> io::Result<Vec<Self>> {
+        let all = count * len;
+        let mut left = Self::new(all + HUGE)?;
+        let before = left.start.as_ptr().align_offset(HUGE);
+        drop(left.split_off(before));
+        // SAFETY: it is advice on a part of our own mapping. Where it is not taken, pages are small.
+        let _taken = unsafe { madvise(left.start.cast(), all, MmapAdvise::MADV_HUGEPAGE) };
+        Ok((0..count).map(|_| left.split_off(len)).collect())
+    }
+
+    /// Its first `len` bytes, whole pages, as a buffer of their own.
+    fn split_off(&mut self, len: usize) -> Self {
+        assert!(len <= self.len, "{len} bytes of {}", self.len);
+        let front = Self { start: self.start, len };
+        // SAFETY: it stays within the mapping, or comes to its end.
+        self.start = unsafe { self.start.add(len) };
+        self.len -= len;
+        front
+    }
+
     /// `len` zero bytes.
     pub fn new(len: usize) -> io::Result<Self> {
         match NonZeroUsize::new(len) {
@@ -80,5 +105,25 @@ mod tests {
         buffer[4999] = 7;
         assert_eq!(buffer.iter().map(|&byte| u32::from(byte)).sum::<u32>(), 7);
         assert!(Buffer::new(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn several_are_aligned_zeroed_and_apart() {
+        for (count, len) in [(24, 1 << 20), (3, 4096), (1, HUGE), (5, HUGE + 8192)] {
+            let mut buffers = Buffer::several(count, len).unwrap();
+            assert_eq!((buffers.len(), buffers[0].as_ptr() as usize % HUGE), (count, 0));
+            assert!(buffers.iter().all(|one| one.len() == len && one.iter().all(|&byte| byte == 0)));
+            for (i, buffer) in buffers.iter_mut().enumerate() {
+                buffer.fill(i as u8 + 1);
+            }
+            // What one gives back is nothing that another has.
+            let mut left = buffers.len();
+            while left > 0 {
+                drop(buffers.swap_remove(left / 2));
+                left = buffers.len();
+                assert!(buffers.iter().all(|one| one.iter().all(|&byte| byte == one[0])));
+            }
+        }
+        assert!(Buffer::several(0, 4096).unwrap().is_empty());
     }
 }
