@@ -3,7 +3,7 @@
 //!
 //! What was flushed is there; of what was not, any part may be, sector by sector, in any order.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,12 +19,13 @@ use crate::world::{BASE, mixed, stamped};
 
 type Page = [u8; PAGE as usize];
 
-/// A disk in memory: pages written since, over a base that all forks share; zeros behind the base.
+/// A disk in memory: pages written since, over a base that all forks share; zeros behind the base, which take no
+/// memory.
 pub struct Overlay {
     name: &'static str,
     size: Bytes,
     base: Arc<Vec<u8>>,
-    pages: Mutex<HashMap<u64, Page>>,
+    pages: Mutex<BTreeMap<u64, Page>>,
 }
 
 impl Overlay {
@@ -42,8 +43,15 @@ impl Overlay {
     /// Does to this disk what `event` says, but only in the sectors that `kept` chooses.
     pub fn apply(&self, event: &Event, mut kept: impl FnMut(u64) -> bool) {
         let (start, data) = match event {
-            Event::Write { at, data } => (at.0, data.clone()),
-            Event::Zero(range) => (range.start.0, vec![0; (range.end - range.start).usize()]),
+            Event::Write { at, data } => (at.0, data),
+            Event::Zero(range) => {
+                for at in self.not_zero(range) {
+                    if kept((at - range.start.0) / SECTOR) {
+                        self.put(at, &[0; SECTOR as usize]);
+                    }
+                }
+                return;
+            }
             Event::Flush => return,
         };
         for (i, sector) in data.chunks(SECTOR as usize).enumerate() {
@@ -51,6 +59,18 @@ impl Overlay {
                 self.put(start + i as u64 * SECTOR, sector);
             }
         }
+    }
+
+    /// The sectors of a range that may hold something else than zeros.
+    fn not_zero(&self, range: &Range<Bytes>) -> Vec<u64> {
+        let (start, end) = (range.start.0, range.end.0);
+        let below = start..end.min(self.base.len() as u64).max(start);
+        let pages = self.pages.lock().unwrap();
+        let above = pages
+            .range(below.end / PAGE..end.div_ceil(PAGE))
+            .flat_map(|(page, _)| (page * PAGE..(page + 1) * PAGE).step_by(SECTOR as usize));
+        let above = above.filter(|at| (below.end..end).contains(at));
+        below.clone().step_by(SECTOR as usize).chain(above).collect()
     }
 
     /// Puts noise into a sector that `event` was about to write.
@@ -86,6 +106,13 @@ impl Overlay {
     fn put(&self, at: u64, bytes: &[u8]) {
         let mut pages = self.pages.lock().unwrap();
         for (page, within, part) in parts(at, bytes.len()) {
+            if within.len() == PAGE as usize
+                && page * PAGE >= self.base.len() as u64
+                && bytes[part.clone()].iter().all(|byte| *byte == 0)
+            {
+                pages.remove(&page);
+                continue;
+            }
             let page = pages.entry(page).or_insert_with(|| {
                 let mut fresh = [0; PAGE as usize];
                 self.below(page * PAGE, &mut fresh);
@@ -145,7 +172,7 @@ impl WriteDisk for Overlay {
     }
 
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
-        self.put(range.start.0, &vec![0; (range.end - range.start).usize()]);
+        self.apply(&Event::Zero(range), |_| true);
         Ok(())
     }
 

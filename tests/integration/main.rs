@@ -14,6 +14,7 @@ mod failover;
 mod faults;
 mod flips;
 mod generations;
+mod large;
 mod live;
 mod model;
 mod oracle;

@@ -340,7 +340,8 @@ fn next_primary(scene: &Scene, dice: &mut Dice) -> Vec<u8> {
     primary
 }
 
-fn check(scene: &Scene, disk: Overlay, dice: &mut Dice) {
+/// Checks what a cut has left on `disk`; `whole` where the verb had ended, and promised what it said.
+fn check(scene: &Scene, disk: Overlay, whole: bool, dice: &mut Dice) {
     let primary = next_primary(scene, dice);
     let mut world = World::around(primary, scene.volumes.clone(), Arc::new(disk), STORE);
     world.expected = scene.expected.clone();
@@ -363,10 +364,14 @@ fn check(scene: &Scene, disk: Overlay, dice: &mut Dice) {
     let next = match store.contents.superblock.state {
         State::Clean(generation) => {
             assert!(scene.lists.contains(&list), "{list:?} is none of {:?}", scene.lists);
+            assert!(!whole || list == scene.lists[1], "{list:?} is what a success is worth");
             assert_eq!(list.last(), Some(&generation.0));
             generation.0 + 1
         }
-        State::Filling { .. } | State::NoValid { .. } => scene.unfinished.expect("no copy is under way"),
+        State::Filling { .. } | State::NoValid { .. } => {
+            assert!(!whole || scene.lists.len() == 1, "a copy that succeeded is still under way");
+            scene.unfinished.expect("no copy is under way")
+        }
         other => panic!("still {}", other.word()),
     };
     world.check();
@@ -432,7 +437,7 @@ fn a_power_cut_leaves_one_generation_or_the_next() {
             let counter = if rot(&disk, &mut dice) { &alone } else { &others };
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        check(scene, disk, &mut dice);
+        check(scene, disk, at.after == scene.events.len(), &mut dice);
     });
     let (others, alone) = (others.into_inner(), alone.into_inner());
     println!("{alone} superblock copies rotted that stood alone, and {others} that did not");
@@ -456,7 +461,7 @@ fn a_power_cut_in_a_roll_back_and_in_its_repetition_changes_nothing() {
             let _during = During(format!("and again {at:?}"));
             let mut dice = Dice(at.seed);
             let again = cut(&disk, &events, at);
-            check(&outer, again, &mut dice);
+            check(&outer, again, at.after == events.len(), &mut dice);
             points.fetch_add(1, Ordering::Relaxed);
         }
     });

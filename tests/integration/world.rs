@@ -2,6 +2,7 @@
 //! A pair of disks in memory, and a model of what every generation must read as.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use dpsr::changes::Mode;
@@ -236,25 +237,33 @@ pub fn same(found: &[u8], expected: &[u8]) -> bool {
 
 /// Reads a generation through the composed view; the number of damaged chunks comes with it.
 pub fn read_generation(disks: &Disks, generation: u64) -> Result<(Vec<u8>, usize)> {
+    let size = contents::read(&disks.dpsr, &disks.partition)?.expect("there is a store").newest_map().disk;
+    let mut sink = Memory(vec![0; size.usize()]);
+    let damaged = read_into(disks, generation, [Bytes(0)..size], &mut sink)?;
+    Ok((sink.0, damaged))
+}
+
+/// The same of some ranges, into `sink`.
+pub fn read_into(
+    disks: &Disks,
+    generation: u64,
+    ranges: impl IntoIterator<Item = Range<Bytes>>,
+    sink: &mut impl Sink,
+) -> Result<usize> {
     let contents = contents::read(&disks.dpsr, &disks.partition)?.expect("there is a store");
     let view = View::of(&contents, Generation(generation))?;
     let key = DigestKey::new(contents.index.secret);
     let mut engine_disks = EngineDisks::default();
     let id = engine_disks.add_read(Arc::new(disks.dpsr.clone()));
     let mut engine = Engine::new(engine_disks, Shape { buffer: Bytes(256 << 10), depth: 2, spare: 1 })?;
-    let reading = Reading {
-        view: &view,
-        disk: &disks.dpsr,
-        id,
-        range: Bytes(0)..view.map.disk,
-        key: &key,
-        progress: &Silent,
-    };
-    let mut sink = Memory(vec![0; view.map.disk.usize()]);
-    let damaged = reading.run(&mut engine, &mut sink)?.len();
+    let mut damaged = 0;
+    for range in ranges {
+        let reading = Reading { view: &view, disk: &disks.dpsr, id, range, key: &key, progress: &Silent };
+        damaged += reading.run(&mut engine, sink)?.len();
+    }
     let root = dpsr::view::digests::ViewDigests::of(&view, &disks.dpsr)?.sum(&key)?;
     assert_eq!(root.to_bytes(), view.record.root, "the digests of generation {generation} do not add up");
-    Ok((sink.0, damaged))
+    Ok(damaged)
 }
 
 /// Writes a generation back to `target`, as the verb does, and says how many chunks are damaged.
@@ -276,11 +285,11 @@ pub fn restore(disks: &Disks, generation: u64, target: Arc<dyn WriteDisk>, spars
 struct Memory(Vec<u8>);
 
 impl Sink for Memory {
-    fn zeros(&mut self, _range: std::ops::Range<Bytes>) -> Result<()> {
+    fn zeros(&mut self, _range: Range<Bytes>) -> Result<()> {
         Ok(())
     }
 
-    fn data(&mut self, batch: &mut Batch, range: std::ops::Range<Bytes>, offset: usize) -> Result<()> {
+    fn data(&mut self, batch: &mut Batch, range: Range<Bytes>, offset: usize) -> Result<()> {
         let len = (range.end - range.start).usize();
         self.0[range.start.usize()..range.end.usize()].copy_from_slice(&batch.bytes()[offset..offset + len]);
         Ok(())

@@ -212,7 +212,7 @@ fn racing(swap: impl Fn() + Sync, attempts: usize, mut attempt: impl FnMut(usize
 }
 
 #[test]
-fn a_link_races_with_syncs_and_restores() {
+fn a_link_races_with_syncs() {
     let world = World::new();
     let primary = world.full("primary", unique(4), 1);
     let real = world.blank("real", unique(DPSR));
@@ -244,7 +244,7 @@ fn a_link_races_with_syncs_and_restores() {
 }
 
 #[test]
-fn root_a_loop_device_races_with_syncs_and_restores() {
+fn root_a_loop_device_races_with_syncs() {
     let world = World::new();
     let primary = world.full("primary", unique(4), 1);
     let size = unique(DPSR);
@@ -252,10 +252,10 @@ fn root_a_loop_device_races_with_syncs_and_restores() {
     let Some(device) = Loop::over(&real) else { return };
     let name = device.0.clone();
     world.pair("a", &primary, &name);
-    let target = world.full("target", size, 6);
+    let other = world.full("other", size, 6);
     drop(device);
     fs::copy(&real, &clone).unwrap();
-    let decoys = [Decoy::of(&clone), Decoy::of(&target)];
+    let decoys = [Decoy::of(&clone), Decoy::of(&other)];
     let text = name.to_str().unwrap();
     let attach = |file: &Path| {
         while !tool("losetup", &["--detach", text]) {}
@@ -264,7 +264,7 @@ fn root_a_loop_device_races_with_syncs_and_restores() {
         {}
     };
     assert!(tool("losetup", &[text, real.to_str().unwrap()]));
-    let swap = || [&clone, &real].into_iter().for_each(|file| attach(file));
+    let swap = || [&clone, &other, &real].into_iter().for_each(|file| attach(file));
     let mut outcomes = [0, 0];
     racing(swap, 100, |round| {
         super::world::poke(&primary, 70_000, &round.to_le_bytes());
