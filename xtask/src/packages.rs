@@ -39,7 +39,7 @@ pub const VM: &[&str] = &[
 /// emulates more than twice as fast as that of Debian 12.
 const NEWER: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
 
-/// How often that is tried, and how long to wait in between: an archive has bad minutes.
+/// How often their list is asked for, and how long to wait in between: an archive has bad minutes.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(20);
 
@@ -82,14 +82,7 @@ fn install(missing: &[&str], wanted: &[&str]) -> Result<()> {
     process::watched(apt().args(["update", "--quiet"]))?;
     let mut missing = missing.to_vec();
     if missing.contains(&NEWER[0]) {
-        let mut got = from_backports();
-        for _ in 1..ATTEMPTS {
-            let Err(why) = &got else { break };
-            println!("{why}, trying again in {} s", PAUSE.as_secs());
-            thread::sleep(PAUSE);
-            got = from_backports();
-        }
-        match got {
+        match from_backports() {
             Ok(()) => missing.retain(|name| !NEWER.contains(name)),
             Err(why) => println!("{why}, ignoring: the release's own QEMU does, and takes twice as long"),
         }
@@ -110,10 +103,21 @@ fn from_backports() -> Result<()> {
     let own = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     let (alone, all) = (list("alone.list", lines.clone())?, list("all.list", format!("{own}\n{lines}"))?);
     let only = ["-o", &alone, "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Get::List-Cleanup=0"];
-    // A list that could not be had is no failure otherwise, and nothing is found afterwards.
-    process::watched(apt().args(["update", "--quiet", "--error-on=any"]).args(only))?;
+    updated(&only)?;
     let options = ["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove", "-t", &suite];
     process::watched(apt().args(options).args(["-o", &all]).args(NEWER))
+}
+
+/// Gets the lists of packages. One that could not be had would be no failure otherwise, and nothing is found
+/// afterwards.
+fn updated(only: &[&str]) -> Result<()> {
+    let update = || process::watched(apt().args(["update", "--quiet", "--error-on=any"]).args(only));
+    for _ in 1..ATTEMPTS {
+        let Err(why) = update() else { return Ok(()) };
+        println!("{why}, trying again in {} s", PAUSE.as_secs());
+        thread::sleep(PAUSE);
+    }
+    update()
 }
 
 fn from_release(missing: &[&str], wanted: &[&str]) -> Result<()> {
