@@ -2,8 +2,8 @@
 //! `cargo xtask bench`: how close dpsr comes to the fastest the devices can be driven.
 //!
 //! A rate on its own says more about the machine than about the tool. So every round first lets fio find
-//! the best it reaches on these very devices, then runs each tool once; what counts is the median over the
-//! rounds of (time of the tool / best time of fio in the same round).
+//! the setting with which it is the fastest on these very devices; then that and dpsr run by turns, and what counts
+//! is the ratio of their medians. Against the single best run of fio's sweep everything is shown, too.
 
 mod fio;
 mod huge;

@@ -153,7 +153,8 @@ impl<'a> Bench<'a> {
             let turns = runs.iter().map(|(cost, _)| cost.seconds).collect();
             runs.sort_by(|(one, _), (other, _)| one.seconds.total_cmp(&other.seconds));
             let (cost, written) = runs[RUNS / 2];
-            let sample = Sample::new(cost, written, self.rig.size, fio);
+            let best = limits.of(pattern).seconds;
+            let sample = Sample::new(cost, written, self.rig.size, best).by_turns_with(fio);
             println!("  dpsr, {}: {sample}", case.name);
             table.add(&self.rig.place, &case.name, "dpsr", case.bar, sample);
             Runs { sample, turns }
