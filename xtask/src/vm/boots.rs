@@ -38,7 +38,7 @@ use failover::record_in_initramfs;
 use super::guest::Done;
 use super::image::{self, Debian};
 use super::installed::{ARRAY_UUID, Installed, Layout, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID};
-use super::machine::{Disk, Format, Machine, Start, overlay};
+use super::machine::{self, Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
 use super::typist::Answer;
@@ -161,6 +161,7 @@ pub fn run(debians: &[Debian], choice: &Choice, keep: bool) -> Result<()> {
     if cases.is_empty() {
         return Err(format!("no case has a name with {}", choice.names.join(" or ")));
     }
+    println!("{}", machine::emulator()?);
     // The usual ones in their order, which keeps two machines busy to the end.
     let place = |debian, name| USUAL.iter().position(|it| *it == (debian, name)).unwrap_or(USUAL.len());
     cases.sort_by_key(|(debian, case)| place(*debian, case.0));

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::ending::{End, ends_by, has_ended};
 use super::faults::Fault;
 use super::guest::Guest;
 use super::image::Image;
@@ -31,13 +32,16 @@ const VARIABLES: &str = "variables.fd";
 const COMMAND_LINE: &str =
     "root=LABEL=dpsr-root rw console=ttyS0 systemd.show_status=1 mitigations=off rcupdate.rcu_expedited=1";
 
-/// How often a socket that QEMU is to connect to is looked at.
+/// What a guest does to start anew.
+const RESTART: &str = "systemctl reboot";
+
+/// How often a console, or a socket that QEMU is to connect to, is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// How long a machine that was told to switch off may take to do so.
-const SHUTDOWN: Duration = Duration::from_secs(180);
+const SHUTDOWN: Duration = Duration::from_secs(120);
 
-/// How long QEMU may take to end once it has hung up.
+/// How long QEMU may take to end once it has hung up, or the machine has.
 const ENDING: Duration = Duration::from_secs(10);
 
 /// QEMU's UEFI, and the memory of a machine on which nothing was ever installed.
@@ -119,6 +123,14 @@ struct Running {
     _typist: Option<Typist>,
 }
 
+/// What happens to a disk during a start.
+struct Planned<'a> {
+    fault: Fault,
+    disk: &'a str,
+    /// When the console says this; else at once.
+    words: Option<&'a str>,
+}
+
 impl Machine {
     /// A machine that is off, with its files in `folder`: the base image, and these disks.
     pub fn new(image: &Image, disks: Vec<Disk>, folder: &Path) -> Result<Self> {
@@ -150,31 +162,17 @@ impl Machine {
 
     /// Switches on and waits for the agent; how long that took.
     pub fn boot(&mut self) -> Result<Duration> {
-        self.boot_within(BOOT)
+        self.boot_within(BOOT, None)
     }
 
-    fn boot_within(&mut self, patience: Duration) -> Result<Duration> {
-        let start = Instant::now();
-        let booted = self.try_boot(patience);
-        self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
-        Ok(start.elapsed())
-    }
-
-    /// The same, but at once, or when the console says `words`, this happens to the disk, and stays so after a reset.
+    /// The same, but at once, or when the console says `words`, this happens to the disk.
     pub fn boot_with(&mut self, fault: Fault, disk: &str, words: Option<&str>) -> Result<Duration> {
+        self.boot_within(BOOT, Some(&Planned { fault, disk, words }))
+    }
+
+    fn boot_within(&mut self, patience: Duration, fault: Option<&Planned>) -> Result<Duration> {
         let start = Instant::now();
-        let before = self.said();
-        let booted = self.switch_on().and_then(|(mut qemu, mut qmp, agent)| {
-            qmp.execute("set-action", "{\"reboot\":\"reset\"}")?;
-            while words.is_some_and(|words| !self.said_since(before).contains(words)) {
-                must(start.elapsed() < BOOT, || format!("the console did not say {words:?}"))?;
-                thread::sleep(GLANCE);
-            }
-            fault(&mut qmp, disk)?;
-            let guest = Guest::meet(qemu.connection(&agent)?, BOOT)?;
-            let qemu = qemu.0.take().expect("it was put there when it was started");
-            Ok(Running { qemu, guest, qmp, _typist: None })
-        });
+        let booted = self.try_boot(patience, fault);
         self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
         Ok(start.elapsed())
     }
@@ -191,8 +189,14 @@ impl Machine {
 
     /// Lets it start anew, with no fault and with the disks it was made with.
     pub fn restart(&mut self, patience: Duration) -> Result<()> {
-        self.off_by("systemctl reboot")?;
-        self.boot_within(patience).map(drop)
+        let start = Instant::now();
+        self.ends(End::Reset, RESTART, patience)?;
+        self.boot_within(patience.saturating_sub(start.elapsed()), None).map(drop)
+    }
+
+    /// Lets it go down as for a restart, and leaves it off.
+    pub fn go_down(&mut self) -> Result<()> {
+        self.ends(End::Reset, RESTART, SHUTDOWN)
     }
 
     /// Whether it is on.
@@ -210,25 +214,28 @@ impl Machine {
         self.running = None;
     }
 
-    /// Switches on and waits until the consoles have said all of `words` since then; how long that took. The
-    /// machine is off again afterwards.
+    /// Switches on and waits until the consoles have said all of `words` since then, over resets of its own too; how
+    /// long that took. The machine is off again afterwards.
     pub fn watch(&self, words: &[&str], patience: Duration) -> Result<Duration> {
         let start = Instant::now();
-        let before = fs::read(self.console()).map_or(0, |said| said.len());
-        let on = || self.switch_on().map_err(|why| format!("{why}\n{}", self.last_words()));
-        let mut running = on()?;
+        let watched = self.try_watch(words, patience);
+        watched.map_err(|why| format!("{why}\n{}", self.last_words()))?;
+        Ok(start.elapsed())
+    }
+
+    fn try_watch(&self, words: &[&str], patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        let before = self.said();
+        let (mut qemu, mut qmp, mut _agent) = self.switch_on()?;
         loop {
-            let said = fs::read(self.console()).unwrap_or_default();
-            let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned();
-            let Some(missing) = words.iter().find(|word| !said.contains(**word)) else {
-                return Ok(start.elapsed());
-            };
-            if start.elapsed() > patience {
-                let last = self.last_words();
-                return Err(format!("the console did not say {missing:?} within {patience:?}\n{last}"));
-            }
-            if running.0.has_reset()? {
-                running = on()?;
+            let said = self.said_since(before);
+            let Some(missing) = words.iter().find(|word| !said.contains(**word)) else { return Ok(()) };
+            must(start.elapsed() < patience, || {
+                format!("the console did not say {missing:?} within {patience:?}")
+            })?;
+            if has_ended(qemu.child())? {
+                ends_by(End::Reset, qemu.child(), &mut qmp, ENDING)?;
+                (qemu, qmp, _agent) = self.switch_on()?;
             }
             thread::sleep(GLANCE);
         }
@@ -241,18 +248,17 @@ impl Machine {
 
     /// The same by a command of the guest that ends so.
     pub fn off_by(&mut self, command: &str) -> Result<()> {
+        self.ends(End::Off, command, SHUTDOWN)
+    }
+
+    fn ends(&mut self, end: End, command: &str, patience: Duration) -> Result<()> {
         // The agent answers before it ends with everything else.
         self.guest()?.ok(&format!("(sleep 1; {command}) >/dev/null 2>&1 &"))?;
-        let Some(running) = self.running.as_mut() else { return Ok(()) };
-        let deadline = Instant::now() + SHUTDOWN;
-        while Instant::now() < deadline {
-            if has_ended_well(&mut running.qemu)? {
-                self.running = None;
-                return Ok(());
-            }
-            thread::sleep(GLANCE);
-        }
-        Err(format!("the machine did not switch itself off\n{}", self.last_words()))
+        let Running { qemu, qmp, .. } = self.running.as_mut().ok_or_else(off)?;
+        let ended = ends_by(end, qemu, qmp, patience);
+        ended.map_err(|why| format!("`{command}` in the guest: {why}\n{}", self.last_words()))?;
+        self.running = None;
+        Ok(())
     }
 
     /// Takes a further disk out of the running machine.
@@ -280,21 +286,42 @@ impl Machine {
         self.running.as_mut().map(|running| &mut running.qmp).ok_or_else(off)
     }
 
-    fn try_boot(&self, patience: Duration) -> Result<Running> {
+    /// Where it resets itself before the agent's word, it is switched on again, and the fault comes again.
+    fn try_boot(&self, patience: Duration, fault: Option<&Planned>) -> Result<Running> {
         let deadline = Instant::now() + patience;
+        let left = || deadline.saturating_duration_since(Instant::now());
         let typist = self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer));
         let typist = typist.transpose()?;
         loop {
-            let (mut qemu, qmp, agent) = self.switch_on()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            match Guest::meet(qemu.connection(&agent)?, left) {
+            let before = self.said();
+            let (mut qemu, mut qmp, agent) = self.switch_on()?;
+            let stream = qemu.connection(&agent)?;
+            if let Some(fault) = fault {
+                self.strike(fault, before, &mut qmp, left())?;
+            }
+            let why = match Guest::meet(stream, left()) {
                 Ok(guest) => {
                     let qemu = qemu.0.take().expect("it was put there when it was started");
                     return Ok(Running { qemu, guest, qmp, _typist: typist });
                 }
-                Err(why) => must(qemu.resets()?, || why)?,
+                Err(why) => why,
+            };
+            must(!left().is_zero(), || why.clone())?;
+            ends_by(End::Reset, qemu.child(), &mut qmp, ENDING).map_err(|end| format!("{why}; {end}"))?;
+            println!("    it has reset itself, and is switched on again");
+        }
+    }
+
+    /// Waits for the words of `fault` since the consoles had said so much, and lets it happen.
+    fn strike(&self, fault: &Planned, before: usize, qmp: &mut Qmp, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        if let Some(words) = fault.words {
+            while !self.said_since(before).contains(words) {
+                must(start.elapsed() < patience, || format!("the console did not say {words:?}"))?;
+                thread::sleep(GLANCE);
             }
         }
+        (fault.fault)(qmp, fault.disk)
     }
 
     /// QEMU once it has begun; the agent will call at the listener.
@@ -399,33 +426,9 @@ impl Off {
         }
         Err("QEMU did not connect in time".to_owned())
     }
-}
 
-impl Off {
-    /// Whether it has ended by itself, as it does where the machine resets itself.
-    fn has_reset(&mut self) -> Result<bool> {
-        self.0.as_mut().map_or(Ok(false), has_ended_well)
-    }
-
-    /// The same of one that has hung up: it is about to end, if that is why.
-    fn resets(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + ENDING;
-        while Instant::now() < deadline {
-            if self.has_reset()? {
-                return Ok(true);
-            }
-            thread::sleep(GLANCE);
-        }
-        Ok(false)
-    }
-}
-
-/// Whether a QEMU has ended, and not because it failed.
-fn has_ended_well(qemu: &mut Child) -> Result<bool> {
-    match qemu.try_wait() {
-        Ok(None) => Ok(false),
-        Ok(Some(status)) => must(status.success(), || format!("QEMU ended ({status})")).map(|()| true),
-        Err(error) => Err(format!("waiting for QEMU: {error}")),
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it is taken only once both are connected")
     }
 }
 
@@ -449,6 +452,12 @@ fn listen(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
+}
+
+/// The emulator and its version, which decides how long everything takes.
+pub fn emulator() -> Result<String> {
+    let told = output(Command::new("qemu-system-x86_64").arg("--version"))?;
+    Ok(told.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Emulation, unless somebody says that KVM works here: a `/dev/kvm` in which kernels hang proves nothing.

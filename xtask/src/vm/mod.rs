@@ -3,8 +3,8 @@
 //! may lack, and everything that is tested in them.
 //!
 //! * [`image`]: a Debian disk, built once for each recipe.
-//! * [`machine`]: one QEMU: on, off without warning, disks in and out. [`qmp`]: its control socket.
-//!   [`faults`]: disks that hang or fail.
+//! * [`machine`]: one QEMU from each start to the next reset: on, off without warning, disks in and out. [`ending`]:
+//!   why it ended. [`qmp`]: its control socket. [`faults`]: disks that hang or fail.
 //! * [`guest`]: commands and files in the running system.
 //! * [`runner`]: all cases of a release, in one or more of these; [`lane`]: in one of them. The cases are [`suite`]: the tests of `tests/live` and
 //!   `tests/loopdev`, run inside; [`story`]: what only the host can do to a machine, such as a power cut;
@@ -14,6 +14,7 @@
 
 mod boots;
 mod checks;
+mod ending;
 mod faults;
 mod guest;
 mod image;
@@ -137,6 +138,7 @@ fn off(debian: Debian, folder: &Path) -> Result<Machine> {
 }
 
 fn run_in(debian: Debian, choice: &Choice, command: Option<&str>, folder: &Path) -> Result<()> {
+    println!("{}", machine::emulator()?);
     let start = Instant::now();
     let done = match command {
         None => runner::run(debian, choice, folder),

@@ -58,6 +58,17 @@ impl Qmp {
         }
     }
 
+    /// Waits until the machine ends, and returns why, in QEMU's word for it.
+    pub fn shutdown(&mut self, patience: Duration) -> Result<String> {
+        self.port.get_mut().renew(patience).map_err(|error| format!("waiting for the end: {error}"))?;
+        loop {
+            let event = self.next("event")?;
+            if event.text("event") == Ok("SHUTDOWN") {
+                return event.text("reason").map(str::to_owned);
+            }
+        }
+    }
+
     /// The next document that has the member `key`; other ones than an error are passed over.
     fn next(&mut self, key: &str) -> Result<Json> {
         loop {

@@ -7,15 +7,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
+use super::lost::KERNEL;
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::data::MIB;
 use crate::json::Json;
 use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{DPSR, PRIMARY, faults, must};
-
-/// What the kernel says first.
-const KERNEL: &str = "] Linux version ";
 
 /// The primary's initramfs is made for the disks there are, as Debian makes it where nobody has said otherwise: it wraps the
 /// primary, and starts the copy, and the DPSR disk has another one.

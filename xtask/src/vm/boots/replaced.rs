@@ -10,7 +10,7 @@ use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::data::{MIB, make_sparse};
 use crate::json::Json;
-use crate::vm::machine::{Disk, Format, Machine, Start};
+use crate::vm::machine::{Disk, Format, Start};
 use crate::vm::must;
 
 /// Serial number of the new disk.
@@ -68,8 +68,10 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     must(begun.find("recorded") == Some(&Json::Bool(true)), || format!("{begun:?}"))?;
     // What it is told to do comes later: the initramfs knows another disk, of another size.
     mark(&mut machine, "fifth")?;
+    machine.go_down()?;
     for moment in MOMENTS {
-        cut_at(&mut machine, rig, &disks, moment)?;
+        machine.watch(&[moment], PATIENCE)?;
+        say(format_args!("the power failed at {moment:?}"));
     }
     // Whichever of the two it is by now, nothing that was written is lost, and one more start ends it.
     let mut machine = on(rig, Start::Uefi, &disks, "after the last power cut")?;
@@ -107,14 +109,4 @@ fn gone_too(rig: &Rig, fresh: &Disk) -> Result<()> {
     let names = machine.guest()?.ok(NAMES)?;
     must(names.lines().all(|line| line.ends_with(" dpsr")), || format!("links to others: {names}"))?;
     machine.shut_down()
-}
-
-/// Restarts, or starts, the machine, and pulls the plug as soon as it says `words`.
-fn cut_at(machine: &mut Machine, rig: &Rig, disks: &[&Disk], words: &str) -> Result<()> {
-    if machine.is_on() {
-        machine.off_by("systemctl reboot")?;
-    }
-    rig.machine(Start::Uefi, disks)?.watch(&[words], PATIENCE)?;
-    say(format_args!("the power failed at {words:?}"));
-    Ok(())
 }
