@@ -5,7 +5,7 @@ mod primary;
 mod story;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::Result;
@@ -25,20 +25,7 @@ pub fn run(mut args: Args) -> Result<()> {
     args.finish()?;
     let binary = cargo::dpsr(binary, yes)?;
 
-    let start = Instant::now();
-    let scratch = Scratch::new(&folder, "demo")?;
-    let primary = Primary::make(scratch.path())?;
-    let dpsr = Dpsr { binary, config: scratch.path().join("config") };
-    let mut story = Story::begin(dpsr, primary, scratch.path())?;
-    story.pair()?;
-    story.first_copy()?;
-    story.small_change()?;
-    story.kill_in_the_middle()?;
-    story.roll_back_and_go_on()?;
-    story.scrub()?;
-    story.export_all()?;
-    story.restore_first()?;
-    println!("\nAll of it was as told, in {:.1} s.", start.elapsed().as_secs_f64());
+    on_files(binary, &folder)?;
     if let Err(why) = vm::usable() {
         println!("\nA disk in use is shown in a virtual machine, which cannot run here: {why}.");
         return Ok(());
@@ -51,5 +38,24 @@ pub fn run(mut args: Args) -> Result<()> {
     );
     vm::demonstrate_failover()?;
     println!("\nThat is the whole story.");
+    Ok(())
+}
+
+/// The part that needs neither root nor a machine: the program `binary`, on files below `folder`.
+pub fn on_files(binary: PathBuf, folder: &Path) -> Result<()> {
+    let start = Instant::now();
+    let scratch = Scratch::new(folder, "demo")?;
+    let primary = Primary::make(scratch.path())?;
+    let dpsr = Dpsr { binary, config: scratch.path().join("config") };
+    let mut story = Story::begin(dpsr, primary, scratch.path())?;
+    story.pair()?;
+    story.first_copy()?;
+    story.small_change()?;
+    story.kill_in_the_middle()?;
+    story.roll_back_and_go_on()?;
+    story.scrub()?;
+    story.export_all()?;
+    story.restore_first()?;
+    println!("\nAll of it was as told, in {:.1} s.", start.elapsed().as_secs_f64());
     Ok(())
 }

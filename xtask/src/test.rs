@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::args::Args;
 use crate::cargo;
+use crate::demo;
 use crate::packages;
 use crate::process::{find, is_root, mark, output, shown, watched};
 use crate::scratch::Scratch;
@@ -48,6 +49,10 @@ pub fn run(mut args: Args) -> Result<()> {
     let scratch = Scratch::new(&env::temp_dir(), "test")?;
     let before = attached_loops();
     step("tests", &mut || cargo_test(all, loops.is_ok(), scratch.path()));
+    step("demo", &mut || {
+        let built = cargo::binaries(&["dpsr"], false)?;
+        demo::on_files(built[0].clone(), scratch.path())
+    });
     let machines = machines_usable();
     for debian in if all { &vm::ALL[..] } else { &vm::ALL[..1] } {
         let choice = Choice { all, names: Vec::new() };
