@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dpsr::changes::Mode;
-use dpsr::disk::ReadDisk;
 use dpsr::disk::recorded::{Event, Recorded};
+use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::engine::Batch;
 use dpsr::error::Result;
 use dpsr::format::superblock::{Owner, State};
@@ -116,6 +116,11 @@ impl Sink for Against<'_> {
     }
 }
 
+/// Chunks whose place in the image holds something before there is a copy.
+fn littered() -> impl Iterator<Item = u64> {
+    (0..97).map(|i| i * (SIZE / CHUNK / 97) + 1)
+}
+
 /// A store of a large disk, and what its generations must read as.
 #[derive(Clone)]
 struct Large {
@@ -124,7 +129,7 @@ struct Large {
 }
 
 impl Large {
-    fn world(&self, disk: Arc<dyn dpsr::disk::WriteDisk>) -> World {
+    fn world(&self, disk: Arc<dyn WriteDisk>) -> World {
         let mut world = World::around(vec![], whole(), disk, STORE);
         world.disks.primary = Arc::new(self.primary.clone());
         world
@@ -132,11 +137,18 @@ impl Large {
 
     fn blank() -> (Self, Arc<Overlay>) {
         let large = Self { primary: Sparse::new(), expected: BTreeMap::new() };
-        // What stood there before the store is no zeros, as far as it reaches.
         let disk = Arc::new(Overlay::new("dpsr", stamped((BASE + 8 * MIB) as usize, 7), BASE + STORE));
         let world = large.world(disk.clone());
         let template = Template { disk: Bytes(SIZE), ..world.template(1) };
         create(disk.clone(), world.disks.partition.clone(), template).unwrap();
+        // Where the image will be something stands already, also where the primary has a hole.
+        let contents = world.contents();
+        let image = contents.image(contents.newest_map());
+        for chunk in littered() {
+            let bytes = Bytes(chunk * CHUNK)..Bytes((chunk + 1) * CHUNK);
+            let at = image.stretches(bytes).next().unwrap().at.unwrap();
+            disk.write_at(at, &stamped(PAGE as usize, chunk)).unwrap();
+        }
         (large, disk)
     }
 
@@ -152,7 +164,8 @@ impl Large {
     /// Where a generation may hold something: what any of them ever held, and a few places more.
     fn places(&self, dice: &mut Dice) -> BTreeSet<u64> {
         let pages = self.expected.values().chain([&self.primary]).flat_map(|disk| disk.0.keys());
-        pages.map(|page| page * PAGE / CHUNK).chain((0..64).map(|_| dice.below(SIZE / CHUNK))).collect()
+        let random = (0..64).map(|_| dice.below(SIZE / CHUNK));
+        pages.map(|page| page * PAGE / CHUNK).chain(littered()).chain(random).collect()
     }
 
     /// Checks all that may be there of each generation; `whole`, everything.
@@ -259,7 +272,7 @@ fn a_power_cut_in_a_sync_that_saves_more_than_an_undo_area_holds() {
 #[test]
 fn a_power_cut_in_a_roll_back_of_more_than_an_undo_area_holds() {
     let (mut large, start, events) = of_two_areas();
-    let world = |disk: Arc<dyn dpsr::disk::WriteDisk>| World::around(vec![], vec![], disk, STORE);
+    let world = |disk: Arc<dyn WriteDisk>| World::around(vec![], vec![], disk, STORE);
     let is_updating = |after: usize| {
         let world = world(Arc::new(cut(&start, &events, Cut { after, loss: Loss::Nothing, seed: 0 })));
         let found = contents::read(&world.disks.dpsr, &world.disks.partition).unwrap().unwrap();
