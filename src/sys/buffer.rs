@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Zeroed memory of its own pages: aligned to 4096 bytes, given back to the kernel when dropped.
 pub struct Buffer {
@@ -18,11 +19,18 @@ pub struct Buffer {
 const HUGE: usize = 2 << 20;
 
 impl Buffer {
-    /// `count` buffers of `len` zero bytes, whole pages, one behind the other; in huge pages where they can be had. A
-    /// transfer then consists of few pieces, of which a disk takes a limited number at a time.
+    /// `count` buffers of `len` zero bytes, in huge pages where they are whole pages and those can be had. A transfer then
+    /// consists of few pieces, of which a disk takes a limited number at a time.
     pub fn several(count: usize, len: usize) -> io::Result<Vec<Self>> {
-        let all = count * len;
-        let mut left = Self::new(all + HUGE)?;
+        let page =
+            sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok()).unwrap_or(HUGE);
+        if !len.is_multiple_of(page) {
+            // Each is given back by itself, and that in pages.
+            return (0..count).map(|_| Self::new(len)).collect();
+        }
+        let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let all = count.checked_mul(len).ok_or_else(too_large)?;
+        let mut left = Self::new(all.checked_add(HUGE).ok_or_else(too_large)?)?;
         let before = left.start.as_ptr().align_offset(HUGE);
         drop(left.split_off(before));
         // SAFETY: it is advice on a part of our own mapping. Where it is not taken, pages are small.
@@ -67,7 +75,7 @@ fn map(len: NonZeroUsize) -> io::Result<NonNull<u8>> {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: start and len are those of our own mapping, and no reference outlives its owner.
+            // SAFETY: it is our own mapping, or whole pages of one that nobody else has; no reference outlives its owner.
             unsafe { munmap(self.start.cast(), self.len) }.expect("unmapping our own mapping");
         }
     }
@@ -109,7 +117,7 @@ mod tests {
 
     #[test]
     fn several_are_aligned_zeroed_and_apart() {
-        for (count, len) in [(24, 1 << 20), (3, 4096), (1, HUGE), (5, HUGE + 8192)] {
+        for (count, len) in [(24, 1 << 20), (3, 1 << 16), (1, HUGE), (5, HUGE + (1 << 16))] {
             let mut buffers = Buffer::several(count, len).unwrap();
             assert_eq!((buffers.len(), buffers[0].as_ptr() as usize % HUGE), (count, 0));
             assert!(buffers.iter().all(|one| one.len() == len && one.iter().all(|&byte| byte == 0)));
@@ -125,5 +133,9 @@ mod tests {
             }
         }
         assert!(Buffer::several(0, 4096).unwrap().is_empty());
+        let mut uneven = Buffer::several(3, 5000).unwrap();
+        drop(uneven.remove(0));
+        assert!(uneven.iter().all(|one| one.len() == 5000 && one.iter().all(|&byte| byte == 0)));
+        assert!(Buffer::several(usize::MAX, 1 << 16).is_err());
     }
 }
