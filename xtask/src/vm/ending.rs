@@ -34,7 +34,8 @@ impl End {
 /// Waits until a machine has ended this way, and QEMU with it.
 pub fn ends_by(end: End, qemu: &mut Child, qmp: &mut Qmp, patience: Duration) -> Result<()> {
     let start = Instant::now();
-    let reason = qmp.shutdown(patience)?;
+    // One that failed says nothing more.
+    let reason = qmp.shutdown(patience).or_else(|why| has_ended(qemu).and(Err(why)))?;
     must(reason == end.reason(), || format!("the machine ended by {reason} instead of {}", end.reason()))?;
     // What is still to be written to the files of the disks, it writes now.
     while !has_ended(qemu)? {

@@ -38,8 +38,8 @@ const RESTART: &str = "systemctl reboot";
 /// How often a console, or a socket that QEMU is to connect to, is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// How long a machine that was told to switch off may take to do so.
-const SHUTDOWN: Duration = Duration::from_secs(120);
+/// How long a machine that was told to go down may take to do so: systemd gives what it stops 90 s.
+const SHUTDOWN: Duration = Duration::from_secs(180);
 
 /// How long QEMU may take to end once it has hung up, or the machine has.
 const ENDING: Duration = Duration::from_secs(10);
@@ -170,9 +170,9 @@ impl Machine {
         self.boot_within(BOOT, Some(&Planned { fault, disk, words }))
     }
 
-    fn boot_within(&mut self, patience: Duration, fault: Option<&Planned>) -> Result<Duration> {
+    fn boot_within(&mut self, patience: Duration, planned: Option<&Planned>) -> Result<Duration> {
         let start = Instant::now();
-        let booted = self.try_boot(patience, fault);
+        let booted = self.try_boot(patience, planned);
         self.running = Some(booted.map_err(|why| format!("{why}\n{}", self.last_words()))?);
         Ok(start.elapsed())
     }
@@ -190,7 +190,7 @@ impl Machine {
     /// Lets it start anew, with no fault and with the disks it was made with.
     pub fn restart(&mut self, patience: Duration) -> Result<()> {
         let start = Instant::now();
-        self.ends(End::Reset, RESTART, patience)?;
+        self.ends(End::Reset, RESTART, SHUTDOWN.min(patience))?;
         self.boot_within(patience.saturating_sub(start.elapsed()), None).map(drop)
     }
 
@@ -287,7 +287,7 @@ impl Machine {
     }
 
     /// Where it resets itself before the agent's word, it is switched on again, and the fault comes again.
-    fn try_boot(&self, patience: Duration, fault: Option<&Planned>) -> Result<Running> {
+    fn try_boot(&self, patience: Duration, planned: Option<&Planned>) -> Result<Running> {
         let deadline = Instant::now() + patience;
         let left = || deadline.saturating_duration_since(Instant::now());
         let typist = self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer));
@@ -296,10 +296,9 @@ impl Machine {
             let before = self.said();
             let (mut qemu, mut qmp, agent) = self.switch_on()?;
             let stream = qemu.connection(&agent)?;
-            if let Some(fault) = fault {
-                self.strike(fault, before, &mut qmp, left())?;
-            }
-            let why = match Guest::meet(stream, left()) {
+            let struck =
+                planned.map_or(Ok(()), |it| self.strike(it, before, (qemu.child(), &mut qmp), left()));
+            let why = match struck.and_then(|()| Guest::meet(stream, left())) {
                 Ok(guest) => {
                     let qemu = qemu.0.take().expect("it was put there when it was started");
                     return Ok(Running { qemu, guest, qmp, _typist: typist });
@@ -312,16 +311,23 @@ impl Machine {
         }
     }
 
-    /// Waits for the words of `fault` since the consoles had said so much, and lets it happen.
-    fn strike(&self, fault: &Planned, before: usize, qmp: &mut Qmp, patience: Duration) -> Result<()> {
+    /// Waits for the words of what is planned since the consoles had said so much, and lets it happen.
+    fn strike(
+        &self,
+        planned: &Planned,
+        before: usize,
+        (qemu, qmp): (&mut Child, &mut Qmp),
+        patience: Duration,
+    ) -> Result<()> {
         let start = Instant::now();
-        if let Some(words) = fault.words {
+        if let Some(words) = planned.words {
             while !self.said_since(before).contains(words) {
-                must(start.elapsed() < patience, || format!("the console did not say {words:?}"))?;
+                let unsaid = || format!("the console did not say {words:?}");
+                must(start.elapsed() < patience && !has_ended(qemu)?, unsaid)?;
                 thread::sleep(GLANCE);
             }
         }
-        (fault.fault)(qmp, fault.disk)
+        (planned.fault)(qmp, planned.disk)
     }
 
     /// QEMU once it has begun; the agent will call at the listener.

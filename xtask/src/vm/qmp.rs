@@ -15,12 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The control socket of one running QEMU.
 pub struct Qmp {
     port: BufReader<Timed>,
+    /// Why the machine ended, where it said so while something else was waited for.
+    ended: Option<String>,
 }
 
 impl Qmp {
     /// Takes QEMU's greeting, and asks for no optional capability.
     pub fn meet(stream: UnixStream) -> Result<Self> {
-        let mut qmp = Self { port: Timed::new(stream, PATIENCE) };
+        let mut qmp = Self { port: Timed::new(stream, PATIENCE), ended: None };
         qmp.next("QMP")?;
         qmp.execute("qmp_capabilities", "{}")?;
         Ok(qmp)
@@ -62,10 +64,10 @@ impl Qmp {
     pub fn shutdown(&mut self, patience: Duration) -> Result<String> {
         self.port.get_mut().renew(patience).map_err(|error| format!("waiting for the end: {error}"))?;
         loop {
-            let event = self.next("event")?;
-            if event.text("event") == Ok("SHUTDOWN") {
-                return event.text("reason").map(str::to_owned);
+            if let Some(reason) = self.ended.take() {
+                return Ok(reason);
             }
+            self.next("event")?;
         }
     }
 
@@ -75,6 +77,9 @@ impl Qmp {
             let text = line(&mut self.port).map_err(|error| format!("waiting for `{key}`: {error}"))?;
             let document = Json::parse(&text)?;
             let Json::Object(members) = &document else { return Err(format!("not an object: {text}")) };
+            if document.text("event") == Ok("SHUTDOWN") {
+                self.ended = Some(document.text("reason")?.to_owned());
+            }
             if members.iter().any(|(name, _)| name == key) {
                 return Ok(document);
             }
