@@ -18,6 +18,8 @@ use crate::process::checked;
 
 /// Attempts to kill a sync while it updates the image, before the demonstration gives up.
 const ATTEMPTS: u32 = 60;
+/// Size of the DPSR disk: room for every sync that a kill came too late for.
+const DISK: u64 = 8 * GIB;
 
 /// A generation, and a copy of the primary as it was then.
 struct Kept {
@@ -39,16 +41,21 @@ impl Story {
     /// Makes the second, empty disk.
     pub fn begin(dpsr: Dpsr, primary: Primary, folder: &Path) -> Result<Self> {
         let disk = folder.join("dpsr.img");
-        data::make_sparse(&disk, 2 * GIB)?;
+        data::make_sparse(&disk, DISK)?;
         let failed = |error| format!("making the configuration directory: {error}");
         fs::create_dir(&dpsr.config).map_err(failed)?;
-        println!("\nprimary.img: {} MiB ({}). dpsr.img: 2 GiB, empty.", SIZE / MIB, primary.described);
+        println!(
+            "\nprimary.img: {} MiB ({}). dpsr.img: {} GiB, empty.",
+            SIZE / MIB,
+            primary.described,
+            DISK / GIB
+        );
         Ok(Self { dpsr, primary, folder: folder.to_owned(), disk, kept: Vec::new(), chapter: 0 })
     }
 
     pub fn pair(&mut self) -> Result<()> {
         self.chapter("Pair the two disks. First only shown, nothing is written:");
-        let confirm = (2 * GIB).to_string();
+        let confirm = DISK.to_string();
         let primary = self.primary.path.clone();
         let disk = self.disk.clone();
         let mut words = Dpsr::init_words(&primary, &disk, &confirm)?;
