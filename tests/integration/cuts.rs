@@ -25,7 +25,7 @@ pub struct Overlay {
     name: &'static str,
     size: Bytes,
     base: Arc<Vec<u8>>,
-    pages: Mutex<BTreeMap<u64, Page>>,
+    pages: Mutex<BTreeMap<u64, Arc<Page>>>,
 }
 
 impl Overlay {
@@ -106,19 +106,21 @@ impl Overlay {
     fn put(&self, at: u64, bytes: &[u8]) {
         let mut pages = self.pages.lock().unwrap();
         for (page, within, part) in parts(at, bytes.len()) {
-            if within.len() == PAGE as usize
-                && page * PAGE >= self.base.len() as u64
-                && bytes[part.clone()].iter().all(|byte| *byte == 0)
-            {
-                pages.remove(&page);
-                continue;
+            let behind = page * PAGE >= self.base.len() as u64;
+            if behind && bytes[part.clone()].iter().all(|byte| *byte == 0) {
+                if within.len() == PAGE as usize {
+                    pages.remove(&page);
+                }
+                if !pages.contains_key(&page) {
+                    continue;
+                }
             }
             let page = pages.entry(page).or_insert_with(|| {
                 let mut fresh = [0; PAGE as usize];
                 self.below(page * PAGE, &mut fresh);
-                fresh
+                Arc::new(fresh)
             });
-            page[within].copy_from_slice(&bytes[part]);
+            Arc::make_mut(page)[within].copy_from_slice(&bytes[part]);
         }
     }
 
@@ -172,6 +174,8 @@ impl WriteDisk for Overlay {
     }
 
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
+        assert!(range.start.is_multiple_of(SECTOR) && range.end.is_multiple_of(SECTOR));
+        assert!(range.end <= self.size, "zeros past the end");
         self.apply(&Event::Zero(range), |_| true);
         Ok(())
     }

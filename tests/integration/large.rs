@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::engine::Batch;
 use dpsr::error::Result;
 use dpsr::format::superblock::{Owner, State};
+use dpsr::format::undo::PER_AREA;
 use dpsr::progress::Silent;
 use dpsr::store::create::{Template, create};
 use dpsr::store::{Store, contents, recover};
@@ -30,6 +32,8 @@ const SIZE: u64 = 9 * GIB + 3 * SECTOR;
 const STORE: u64 = 10 * GIB;
 /// More than the exceptions of one undo area, by a little.
 const CHANGED: u64 = 4100;
+/// More places than it pays to read one by one.
+const MANY: usize = 1000;
 
 /// A primary of which little is no hole: pages, by their number.
 #[derive(Clone, Default)]
@@ -44,7 +48,7 @@ impl Sparse {
         disk
     }
 
-    /// Puts `pages` into the chunk of the byte `at`, which is then no hole.
+    /// Puts `pages` from the page of the byte `at` on, which is then no hole.
     fn put(&mut self, at: u64, pages: u64, seed: u64) {
         let first = at / PAGE;
         for page in first..first + pages.min((SIZE.div_ceil(PAGE)) - first) {
@@ -168,12 +172,13 @@ impl Large {
         pages.map(|page| page * PAGE / CHUNK).chain(littered()).chain(random).collect()
     }
 
-    /// Checks all that may be there of each generation; `whole`, everything.
-    fn check(&self, world: &World, whole: bool, dice: &mut Dice) {
+    /// Checks all that may be there of each generation; with `everything`, or where that is no less to do,
+    /// all of it.
+    fn check(&self, world: &World, everything: bool, dice: &mut Dice) {
         let places = self.places(dice);
-        let whole = whole || places.len() > 1000;
+        let everything = everything || places.len() > MANY;
         let chunks = places.into_iter().map(|chunk| chunk * CHUNK..SIZE.min((chunk + 1) * CHUNK));
-        let ranges: Vec<_> = if whole { vec![0..SIZE] } else { chunks.collect() };
+        let ranges: Vec<_> = if everything { iter::once(0..SIZE).collect() } else { chunks.collect() };
         for generation in world.generations() {
             let mut sink = Against { expected: &self.expected[&generation], zeros: 0, read: 0 };
             let bytes = ranges.iter().map(|range| Bytes(range.start)..Bytes(range.end));
@@ -184,8 +189,9 @@ impl Large {
         }
     }
 
-    /// Whatever the cut left: `lists` says which generations there may be, `last` which there are where nothing was lost.
-    fn resume(&self, disk: Overlay, lists: &[Vec<u64>], last: bool, dice: &mut Dice) -> State {
+    /// Checks whatever a cut has left, and goes on. `lists` says which generations there may be; where the verb had
+    /// `ended`, they are the last of these.
+    fn resume(&self, disk: Overlay, lists: &[Vec<u64>], ended: bool, dice: &mut Dice) -> State {
         let disk = Arc::new(disk);
         let mut next = self.clone();
         let world = next.world(disk.clone());
@@ -193,14 +199,14 @@ impl Large {
         let mut store = Store::open(disk.clone(), world.disks.partition.clone(), Owner::default()).unwrap();
         recover::recover(&mut store).unwrap();
         let list = world.generations();
-        assert!(lists.contains(&list) && (!last || list == lists[lists.len() - 1]), "{list:?} of {lists:?}");
+        assert!(lists.contains(&list) && (!ended || list == lists[lists.len() - 1]), "{list:?} of {lists:?}");
         // Reading all of so large a disk takes a second.
-        let whole = dice.below(16) == 0;
-        self.check(&world, whole, dice);
+        let everything = dice.below(16) == 0;
+        self.check(&world, everything, dice);
         // Some of what the copy had come to is another by now.
         (0..12).for_each(|i| next.primary.put(dice.below(SIZE), 1, 1000 + i));
         next.sync(&disk);
-        next.check(&next.world(disk), whole, dice);
+        next.check(&next.world(disk), everything, dice);
         found.superblock.state
     }
 }
@@ -216,9 +222,9 @@ fn a_power_cut_between_the_windows_of_a_first_copy() {
     all(points.len(), |i| {
         let at = points[i];
         let _during = During(format!("first copy {at:?}"));
-        let last = at.after == events.len();
+        let ended = at.after == events.len();
         let left = cut(&start, &events, at);
-        match large.resume(left, &[vec![], vec![1]], last, &mut Dice(i as u64)) {
+        match large.resume(left, &[vec![], vec![1]], ended, &mut Dice(i as u64)) {
             State::Filling { done } => {
                 states[done.div_ceil(4 * GIB / CHUNK) as usize].fetch_add(1, Ordering::Relaxed)
             }
@@ -238,6 +244,9 @@ fn of_two_areas() -> (Large, Overlay, Vec<Event>) {
     let start = disk.fork();
     (0..CHANGED).for_each(|i| large.primary.put(i * 2 * MIB + i % 16 * PAGE, 1, 300 + i));
     let events = large.sync(&disk);
+    let contents = large.world(disk).contents();
+    let undo = contents.index.generations[1].undo.as_ref().unwrap();
+    assert!(undo.entries > PER_AREA, "{} fit into one area", undo.entries);
     (large, start, events)
 }
 

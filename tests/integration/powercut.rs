@@ -340,8 +340,8 @@ fn next_primary(scene: &Scene, dice: &mut Dice) -> Vec<u8> {
     primary
 }
 
-/// Checks what a cut has left on `disk`; `whole` where the verb had ended, and promised what it said.
-fn check(scene: &Scene, disk: Overlay, whole: bool, dice: &mut Dice) {
+/// Checks what a cut has left on `disk`; `ended` where the verb had told of its success.
+fn check(scene: &Scene, disk: Overlay, ended: bool, dice: &mut Dice) {
     let primary = next_primary(scene, dice);
     let mut world = World::around(primary, scene.volumes.clone(), Arc::new(disk), STORE);
     world.expected = scene.expected.clone();
@@ -364,12 +364,12 @@ fn check(scene: &Scene, disk: Overlay, whole: bool, dice: &mut Dice) {
     let next = match store.contents.superblock.state {
         State::Clean(generation) => {
             assert!(scene.lists.contains(&list), "{list:?} is none of {:?}", scene.lists);
-            assert!(!whole || list == scene.lists[1], "{list:?} is what a success is worth");
+            assert!(!ended || list == scene.lists[1], "after a success: {list:?}, not {:?}", scene.lists[1]);
             assert_eq!(list.last(), Some(&generation.0));
             generation.0 + 1
         }
         State::Filling { .. } | State::NoValid { .. } => {
-            assert!(!whole || scene.lists.len() == 1, "a copy that succeeded is still under way");
+            assert!(!ended || scene.lists.len() == 1, "a copy that succeeded is still under way");
             scene.unfinished.expect("no copy is under way")
         }
         other => panic!("still {}", other.word()),

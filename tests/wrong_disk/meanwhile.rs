@@ -264,6 +264,10 @@ fn root_a_loop_device_races_with_syncs() {
         {}
     };
     assert!(tool("losetup", &[text, real.to_str().unwrap()]));
+    for decoy in [&clone, &other] {
+        attach(decoy);
+        assert_ne!(world.sync("a").code, 0, "{}", decoy.display());
+    }
     let swap = || [&clone, &other, &real].into_iter().for_each(|file| attach(file));
     let mut outcomes = [0, 0];
     racing(swap, 100, |round| {

@@ -89,7 +89,7 @@ impl Table {
         }
     }
 
-    /// Fio's own best: the figure the ratios stand on.
+    /// Fio's own time: a figure that ratios stand on.
     pub fn limit(&mut self, place: &str, case: &str, size: u64, seconds: f64) {
         let gigabytes = size as f64 / 1e9 / seconds;
         let sample = Sample {
@@ -118,9 +118,9 @@ impl fmt::Display for Table {
                 let known: Vec<f64> = samples.iter().filter_map(pick).collect();
                 if known.is_empty() { String::new() } else { format!("{:.digits$}", median(known)) }
             };
-            let by_turns = median(samples.iter().filter_map(|sample| sample.by_turns));
-            let bar = bar.map_or(String::new(), |bar| {
-                format!("{bar:.2} {}", if by_turns <= bar { "met" } else { "MISSED" })
+            let turns: Vec<f64> = samples.iter().filter_map(|sample| sample.by_turns).collect();
+            let bar = bar.filter(|_| !turns.is_empty()).map_or(String::new(), |bar| {
+                format!("{bar:.2} {}", if median(turns) <= bar { "met" } else { "MISSED" })
             });
             writeln!(
                 f,
