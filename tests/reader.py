@@ -133,8 +133,10 @@ class Store:
             if sequence != self.sequence:
                 self.bad.append(f"superblock copy {i}: it is stale, {sequence} and not {self.sequence}")
             require(sequence != self.sequence or other == payload, "superblock copies of one sequence differ")
+            require(other[16:32] == payload[16:32], "superblock copies name different stores")
         self.unpack_superblock(Fields(payload))
         self.unpack_index(Fields(self.read_index(self.root)))
+        self.agree()
         if self.state == "updating":
             self.read_index(self.before)
     def unpack_superblock(self, f):
@@ -146,6 +148,7 @@ class Store:
         require(sound and self.slot % CHUNK == 0 < self.slot <= store // 8, "its geometry makes no sense")
         self.start = -(-(8 * MIB + 2 * self.slot) // MIB) * MIB
         self.extents = (store - 4 * MIB - 2 * self.slot - self.start) // self.extent
+        require(self.extents > 0, "there is no room for an extent")
         kind, self.words = f.u32, [f.u64 for _ in range(4)]
         require(kind in STATES, f"it is in state {kind}, which this reader does not know")
         self.state, self.current = STATES[kind], self.words[0] if kind in (2, 3, 5, 7, 8) else None
@@ -170,7 +173,9 @@ class Store:
         return payload[:length]
     def unpack_index(self, f):
         def volume():
-            return dict(id=f.text(), name=f.text(), label=f.text(), start=f.u64, size=f.u64, flags=f.u8)
+            made = dict(id=f.text(), name=f.text(), label=f.text(), start=f.u64, size=f.u64, flags=f.u8)
+            require(made["flags"] < 4, f"volume {made['id']} has unknown flags")
+            return made
         def image():
             return dict(id=f.u32, disk=f.u64, block=f.u64, volumes=f.list(volume), runs=f.list(f.run))
         def record():
@@ -182,11 +187,33 @@ class Store:
             return made
         require(f.uuid() == self.uuid, "the index belongs to another store")
         self.secret, self.primary, self.table = f.take(32), f.text(), f.list(f.run)
-        self.maps = {one["id"]: one for one in f.list(image)}
+        images = f.list(image)
+        self.maps = {one["id"]: one for one in images}
+        require(images and len(images) == len(self.maps), "there is no map, or two of one number")
         self.records = f.list(record)
         self.objects = f.list(lambda: (f.u16, f.list(lambda: f.u8), f.list(f.run)))
         self.scrub = f.u64, f.u64
         require(f.at == len(f.raw), "something follows the last field of the index")
+    def agree(self):
+        """What a reader may rely on, but for who owns which extent, which `check` looks at."""
+        undo = [record["undo"] for record in self.records]
+        dense = [self.table] + [one.runs for one in undo if one]
+        for runs in dense + [one["runs"] for one in self.maps.values()] + [runs for _, _, runs in self.objects]:
+            end = 0
+            for at, _, count in runs:
+                require(count and (at == end if runs in dense else at >= end), "the runs of an object are out of order")
+                end = at + count
+        numbers = [record["generation"] for record in self.records]
+        require(numbers == sorted(set(numbers)), "generations are out of order")
+        for record in self.records:
+            whole = self.maps.get(record["map"])
+            fits = whole and len(record["times"]) == len(whole["volumes"])
+            require(fits, f"generation {record['generation']} has no map, or one of other volumes")
+        if self.state == "clean":
+            require(numbers[-1:] == self.words[:1] and not undo[-1], "the last record is another than the newest")
+        if self.state == "updating":
+            right = numbers[-2:] == self.words[:2] and undo[-2] and not undo[-1]
+            require(right and undo[-2].nonce == self.words[2], "the last two records are not those of the sync")
     def place(self, runs, at):
         """Where byte `at` of an object stands on the disk (None in a hole), and for how long that goes on."""
         wanted = at // self.extent

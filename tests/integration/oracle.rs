@@ -13,6 +13,8 @@ use dpsr::changes::Mode;
 use dpsr::disk::ReadDisk;
 use dpsr::disk::ram::RamDisk;
 use dpsr::disk::recorded::{Recorded, replay};
+use dpsr::disk::whole::read_exact_at;
+use dpsr::format::index::{Index, Undo};
 use dpsr::format::moment::Moment;
 use dpsr::format::superblock::State;
 use dpsr::format::undo::{COMPANION, Layout};
@@ -21,6 +23,7 @@ use dpsr::progress::Silent;
 use dpsr::status;
 use dpsr::store::{Contents, contents};
 use dpsr::sync::{Request, sync};
+use dpsr::sys::buffer::Buffer;
 use dpsr::units::{Bytes, CHUNK, Chunk, KIB, MIB, PAGE};
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -429,4 +432,47 @@ fn write_the_golden_image() {
         return eprintln!("SKIPPED write_the_golden_image: delete {} first", golden().display());
     }
     fs::write(golden(), zstd::encode_all(&*disk.contents(), 19).unwrap()).unwrap();
+}
+
+/// What no index may say, of a store of four generations, the second of which has saved something.
+const BREACHES: [(&str, fn(&mut Index)); 11] = [
+    ("no map", |index| index.maps.clear()),
+    ("two maps of one number", |index| index.maps.push(index.maps[0].clone())),
+    ("a run of nothing", |index| index.digests[0].count = 0),
+    ("a gap in the digest table", |index| index.digests[0].at = 1),
+    ("a gap in an undo store", |index| saved(index).runs[0].at = 1),
+    ("generations out of order", |index| index.generations.swap(0, 1)),
+    ("a generation twice", |index| index.generations[1].generation = index.generations[0].generation),
+    ("a generation of no map", |index| index.generations[0].map = 77),
+    ("a volume without a time", |index| index.generations[0].volume_times.push(1)),
+    ("another last generation", |index| drop(index.generations.pop())),
+    ("an undo store of the last generation", |index| {
+        let undo = saved(index).clone();
+        index.generations.last_mut().unwrap().undo = Some(undo);
+    }),
+];
+
+fn saved(index: &mut Index) -> &mut Undo {
+    index.generations.iter_mut().find_map(|record| record.undo.as_mut()).unwrap()
+}
+
+#[test]
+fn both_readers_refuse_what_no_index_may_say() {
+    let volumes = vec![volume("table", 0, 0, false), volume("1", 512 * 7, MIB, false)];
+    let mut world = World::new(stamped(SIZE, 1), volumes, 24 * MIB, |disk| Arc::new(disk));
+    wander(&mut world, 1..5);
+    for (what, breach) in BREACHES {
+        let world = world.fork();
+        let mut store = world.store();
+        let (state, mut index) = (store.contents.superblock.state, store.contents.index.clone());
+        breach(&mut index);
+        store.change(state, index).unwrap();
+        assert!(contents::read(&world.disks.dpsr, &world.disks.partition).is_err(), "{what}");
+        let mut bytes = Buffer::new(world.disks.dpsr.size().usize()).unwrap();
+        read_exact_at(&world.disks.dpsr, Bytes::ZERO, &mut bytes).unwrap();
+        let read = Dump::of(&bytes, Some(24 * MIB)).read(&["info"]);
+        let said = String::from_utf8_lossy(&read.stderr);
+        assert_eq!(read.status.code(), Some(1), "{what}: {said}");
+        assert!(!said.contains("Traceback"), "{what}: {said}");
+    }
 }
