@@ -117,8 +117,6 @@ struct Scene {
     lists: Vec<Vec<u64>>,
     /// The number of the generation it makes.
     new: u64,
-    /// One I/O of so many is tried.
-    every: usize,
     /// Bytes of the store.
     store: u64,
 }
@@ -182,18 +180,8 @@ fn empty(volumes: Vec<Volume>) -> Scene {
     let start = Overlay::new("dpsr", stamped((BASE + STORE) as usize, 77), BASE + STORE);
     let (primary, expected, lists) = (stamped(SIZE, 1), BTreeMap::new(), vec![vec![], vec![1]]);
     let verb = Verb::Sync(Mode::Digest);
-    let mut scene = Scene {
-        name: "first copy",
-        verb,
-        start,
-        primary,
-        volumes,
-        expected,
-        lists,
-        new: 1,
-        every: 1,
-        store: STORE,
-    };
+    let mut scene =
+        Scene { name: "first copy", verb, start, primary, volumes, expected, lists, new: 1, store: STORE };
     let disk = Arc::new(scene.start.fork());
     scene.healthy(disk.clone()).create().unwrap();
     scene.start = disk.fork();
@@ -224,7 +212,6 @@ fn scenes() -> Vec<Scene> {
         expected: world.expected.clone(),
         lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
         new: 4,
-        every: 1,
         store: STORE,
     };
     let digest = next("sync by digest", Verb::Sync(Mode::Digest), disk.fork());
@@ -234,7 +221,6 @@ fn scenes() -> Vec<Scene> {
     let back = Scene { lists: vec![vec![1, 2, 3]; 2], ..next("roll-back", Verb::RollBack, torn) };
     let afresh = Scene {
         lists: vec![vec![1, 2, 3], vec![4], vec![]],
-        every: 3,
         ..next("full without undo", Verb::NoUndo, disk.fork())
     };
     let lists = vec![vec![1, 2, 3], vec![1, 3]];
@@ -254,7 +240,6 @@ fn repartitioned() -> Scene {
         expected: world.expected,
         lists: vec![vec![1, 2, 3], vec![1, 2, 3, 4]],
         new: 4,
-        every: 3,
         store: STORE,
     }
 }
@@ -280,7 +265,6 @@ fn drops() -> Scene {
             expected,
             lists: vec![before, after, kept],
             new: report.generation.0,
-            every: 3,
             store: STORE,
         };
     }
@@ -311,7 +295,6 @@ fn large() -> [Scene; 3] {
         expected: world.expected.clone(),
         lists: vec![vec![1], vec![1, 2]],
         new: 2,
-        every: 1,
         store: STORE,
     };
     let [digest, compare] = [("sync by digest", Mode::Digest), ("sync by compare", Mode::Compare)]
@@ -378,7 +361,7 @@ fn points(scenes: &[Scene]) -> Vec<Point> {
         let [dpsr, primary] = about.trace();
         println!("{}: {} I/Os on dpsr, {} on the primary", about.name, dpsr.len(), primary.len());
         for (disk, log) in [("dpsr", dpsr), ("primary", primary)] {
-            for (number, seen) in log.into_iter().enumerate().skip(scene % about.every).step_by(about.every) {
+            for (number, seen) in log.into_iter().enumerate() {
                 for fault in [Eio, ShortRead, ShortWrite, Enospc, Gone, FlushFails, ProveFails] {
                     for sticky in [false, true] {
                         if strikes(fault, seen) && !(fault == Gone && sticky) {
@@ -476,9 +459,7 @@ fn a_fault_at_any_transfer_of_io_uring_is_told_and_costs_at_most_this_sync() {
             assert!(count > 1, "{count} transfers of {} went through io_uring", about.name);
             println!("{}: {count} transfers on {disk}", about.name);
             for number in 0..count {
-                // The others at every second one, in turn.
-                let others = [[ShortRead, Enospc], [ShortWrite, Gone]][number as usize % 2];
-                for fault in [Eio].into_iter().chain(others) {
+                for fault in [Eio, ShortRead, ShortWrite, Enospc, Gone] {
                     points.push((scene, disk, number, fault));
                 }
             }
