@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dpsr::disk::WriteDisk;
 use dpsr::disk::recorded::{Event, Recorded};
-use dpsr::error::Kind;
+use dpsr::error::{Kind, Result};
 use dpsr::format::superblock::State;
 use dpsr::init::prepare;
 use dpsr::pair::layout::{DpsrLayout, Guids, find_store};
@@ -23,19 +23,39 @@ use crate::world::{BASE, World, restore, same, stamped, volume};
 const DISK: u64 = BASE + STORE + MIB;
 const BLOCK: Bytes = Bytes(512);
 const OLD: u8 = 1;
-const NEW: u8 = 9;
+/// Number of the store that is made.
+pub const NEW: u8 = 9;
 
 fn guids(store: u8) -> Guids {
     let guid = |n: u128| Uuid::from_u128(u128::from(store) << 64 | n);
     Guids { disk: guid(1), bios_boot: guid(2), esp: guid(3), store: guid(4) }
 }
 
+/// A disk that holds something else, of the size that [`unpaired`] needs.
+pub fn junk() -> Overlay {
+    Overlay::new("dpsr", stamped(DISK as usize, 77), DISK)
+}
+
+/// Two disks before `init`.
+pub fn unpaired(dpsr: Arc<dyn WriteDisk>) -> World {
+    World::around(stamped(SIZE, 1), whole(), dpsr, STORE)
+}
+
 /// `init`, once it was confirmed.
-fn init(world: &World, store: u8) {
+pub fn try_init(world: &World, store: u8) -> Result<()> {
     let disk = &world.disks.dpsr;
     let layout = DpsrLayout::plan(disk.size(), BLOCK, false, false).unwrap();
     assert_eq!(layout.store, world.disks.partition);
-    prepare(disk.clone(), BLOCK, (&layout, &guids(store)), world.template(store)).unwrap();
+    prepare(disk.clone(), BLOCK, (&layout, &guids(store)), world.template(store)).map(drop)
+}
+
+fn init(world: &World, store: u8) {
+    try_init(world, store).unwrap();
+}
+
+/// Whether the disk is laid out, with an empty store.
+pub fn is_new(world: &World) -> bool {
+    look(world) == Left::New
 }
 
 /// What a cut left.
@@ -136,16 +156,16 @@ fn cut_init(name: &str, mut world: World, disk: &Arc<Overlay>) -> [usize; LEFT.l
 
 #[test]
 fn a_power_cut_in_init_leaves_no_store_or_an_empty_one() {
-    let disk = Arc::new(Overlay::new("dpsr", stamped(DISK as usize, 77), DISK));
-    let world = World::around(stamped(SIZE, 1), whole(), disk.clone(), STORE);
+    let disk = Arc::new(junk());
+    let world = unpaired(disk.clone());
     let [nothing, _, old, in_part, new] = cut_init("junk", world, &disk);
     assert!(nothing > 10 && new > 1 && old + in_part == 0);
 }
 
 #[test]
 fn a_power_cut_in_init_over_a_store_mixes_no_generations() {
-    let disk = Arc::new(Overlay::new("dpsr", stamped(DISK as usize, 77), DISK));
-    let mut world = World::around(stamped(SIZE, 1), whole(), disk.clone(), STORE);
+    let disk = Arc::new(junk());
+    let mut world = unpaired(disk.clone());
     init(&world, OLD);
     for round in 0..3 {
         world.sync(dpsr::changes::Mode::Digest).unwrap();

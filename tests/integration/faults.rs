@@ -24,6 +24,7 @@ use dpsr::store::{Store, recover};
 use dpsr::sync::{Request, sync};
 use dpsr::units::{Bytes, Generation, MIB};
 
+use crate::cut_targets::{NEW, is_new, junk, try_init, unpaired};
 use crate::cuts::{During, Overlay, all};
 use crate::world::{BASE, World, mixed, restore, same, stamped, volume};
 
@@ -490,6 +491,46 @@ fn a_fault_at_any_transfer_of_io_uring_is_told_and_costs_at_most_this_sync() {
     let struck = struck.into_inner();
     println!("{struck} faults in transfers of io_uring");
     assert!(struck >= 200, "{struck} faults are too few");
+}
+
+#[test]
+fn a_fault_in_init_is_told_and_init_can_be_done_again() {
+    use Fault::{Eio, Enospc, FlushFails, Gone, ProveFails, ShortRead, ShortWrite};
+    let log = Arc::new(Mutex::new(Vec::new()));
+    try_init(&unpaired(Arc::new(Trace(junk(), log.clone()))), NEW).unwrap();
+    let mut points = Vec::new();
+    for (number, seen) in log.lock().unwrap().iter().copied().enumerate() {
+        let faults = [Eio, ShortRead, ShortWrite, Enospc, Gone, FlushFails, ProveFails].into_iter();
+        let faults = faults.filter(|fault| strikes(*fault, seen));
+        points.extend(faults.map(|fault| Point {
+            scene: 0,
+            disk: "dpsr",
+            number,
+            seen,
+            fault,
+            sticky: true,
+        }));
+    }
+    println!("{} faults in init", points.len());
+    assert!(points.len() >= 50, "{} faults are too few", points.len());
+    all(points.len(), |i| {
+        let point = points[i];
+        let _during = During(format!("init: {point:?}"));
+        let disk = Arc::new(junk());
+        let faults = Faults::new(point.number as u64, point.fault, point.sticky);
+        let result = try_init(&unpaired(Arc::new(Faulty::new(disk.clone(), faults.clone()))), NEW);
+        assert!(faults.struck());
+        match result {
+            Ok(()) => assert!(matches!(point.fault, ShortRead | ShortWrite)),
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Device, "{error}");
+                assert!(error.to_string().split_once(": ").unwrap().0.ends_with("dpsr"), "{error}");
+            }
+        }
+        let world = unpaired(disk);
+        try_init(&world, NEW).unwrap();
+        assert!(is_new(&world), "init once more");
+    });
 }
 
 /// The disks of a scene as files.
