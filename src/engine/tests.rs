@@ -279,3 +279,51 @@ fn a_dropped_engine_waits_for_its_transfers() {
     writer.write_all(&[1; 8192]).unwrap();
     drop(engine);
 }
+
+/// Performs nothing until it is waited for, then what was submitted last; now and then nothing at all.
+struct Late {
+    disks: Disks,
+    submitted: Vec<(Batch, Phase)>,
+    waits: usize,
+}
+
+impl Backend for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+
+    fn submit(&mut self, batch: Batch, phase: Phase) {
+        self.submitted.push((batch, phase));
+    }
+
+    fn wait(&mut self) -> Result<Option<Landed>> {
+        self.waits += 1;
+        if self.waits.is_multiple_of(3) {
+            return Ok(None);
+        }
+        let late = self.submitted.pop();
+        Ok(late.map(|(mut batch, phase)| {
+            let result = batch.perform(&self.disks, phase);
+            Landed { batch, phase, result }
+        }))
+    }
+}
+
+/// A flush after a run is one of everything that the run has written, also with what is in no order.
+#[test]
+fn a_run_ends_when_its_last_write_has_landed() {
+    for last in [None, Some(5)] {
+        let faults = Faults::new(last.unwrap_or(u64::MAX), Fault::Eio, false);
+        let (mut engine, mut work, target) = faulty(&faults);
+        let (disks, submitted) = (engine.disks.clone(), Vec::with_capacity(8));
+        engine.backend = Box::new(Late { disks, submitted, waits: 0 });
+        let result = engine.run(&mut work);
+        assert_eq!(result.is_err(), last.is_some());
+        assert_eq!(engine.batches.len(), SHAPE.depth + SHAPE.spare, "none is still on its way");
+        if last.is_none() {
+            let mut found = vec![0; 65536];
+            crate::disk::whole::read_exact_at(&*target, Bytes(0), &mut found).unwrap();
+            assert!(found == stamped(65536));
+        }
+    }
+}
