@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn what_confirms_is_the_serial_number_else_the_wwn() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut probe = Probe::open(&Roots::default(), file.path()).unwrap();
+        probe.wwn = Some("0x5000c500a1b2c3d4".to_owned());
+        assert_eq!((probe.id(), probe.id_kind()), ("0x5000c500a1b2c3d4".into(), "WWN"));
+        probe.serial = Some("ZC1".to_owned());
+        assert_eq!((probe.id(), probe.id_kind()), ("ZC1".into(), "serial number"));
+    }
+
+    #[test]
     fn a_terminal_is_no_disk() {
         let error = Probe::open(&Roots::default(), Path::new("/dev/null")).unwrap_err();
         insta::assert_snapshot!(error, @"looking at /dev/null: it is neither a block device nor a plain file; name a whole disk or an image file");
