@@ -444,7 +444,7 @@ fn a_disk_that_goes_away_during_a_repair_loses_nothing() {
     let dpsr = world.disks.dpsr.clone();
     for round in 0.. {
         damaged.iter().for_each(|unit| unit.flip(&world, 8));
-        let faults = Faults::new(round * 7, Fault::Gone, true);
+        let faults = Faults::new(round, Fault::Gone, true);
         let faulty: Arc<dyn WriteDisk> = Arc::new(Faulty::new(dpsr.clone(), faults.clone()));
         let request =
             Request { repair: true, primary: Some(world.disks.primary.clone()), table: None, time: 5000 };
