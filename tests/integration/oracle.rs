@@ -434,8 +434,11 @@ fn write_the_golden_image() {
     fs::write(golden(), zstd::encode_all(&*disk.contents(), 19).unwrap()).unwrap();
 }
 
-/// What no index may say, of a store of four generations, the second of which has saved something.
-const BREACHES: [(&str, fn(&mut Index)); 11] = [
+/// What no index may say, and how it comes to say it.
+type Breach = (&'static str, fn(&mut Index));
+
+/// Of a store of four generations, some of which have saved something.
+const BREACHES: [Breach; 11] = [
     ("no map", |index| index.maps.clear()),
     ("two maps of one number", |index| index.maps.push(index.maps[0].clone())),
     ("a run of nothing", |index| index.digests[0].count = 0),
