@@ -45,6 +45,11 @@ pub fn early(esp: VolumeId) -> String {
     format!("search --no-floppy --fs-uuid --set=root {esp}\nconfigfile /{MENU}\nconfigfile /{MENU}.new\n")
 }
 
+/// The way out where what a system wrote that ran from the copy does not start, or is not wanted.
+pub const ANEW: &str = "Give up what was written since the copy was started (dpsr)";
+/// What its kernel is told.
+pub const ANEW_WORDS: &str = "dpsr.boot=force dpsr.generation=ask dpsr.discard=all";
+
 /// The menu.
 pub fn menu(menu: &Menu<'_>) -> String {
     let mut text = "# Made by dpsr, and made anew by 'dpsr boot update'.\n".to_owned();
@@ -68,8 +73,9 @@ pub fn menu(menu: &Menu<'_>) -> String {
     .concat();
     // What the primary's second entry leads to has the older ones alone, and waits for a choice.
     let older = "if [ \"${dpsr_older}\" = \"1\" ]; then";
+    let anew = menu.entry(ANEW, ANEW_WORDS);
     if menu.older.is_empty() {
-        text.push_str(&format!("{older} set timeout=-1; fi\n{first}"));
+        text.push_str(&format!("{older} set timeout=-1; fi\n{first}{anew}"));
         return text;
     }
     text.push_str(&format!(
@@ -83,7 +89,7 @@ pub fn menu(menu: &Menu<'_>) -> String {
     }
     let given_up = "Give up what was written while an older generation ran (dpsr)";
     text.push_str(&format!(
-        "}}\n{older}\ndpsr_generations\nelse\nsubmenu 'Older generations (dpsr)' {{\ndpsr_generations\n}}\n{}fi\n",
+        "}}\n{older}\ndpsr_generations\nelse\nsubmenu 'Older generations (dpsr)' {{\ndpsr_generations\n}}\n{}{anew}fi\n",
         menu.entry(given_up, "dpsr.boot=auto dpsr.discard=aside")
     ));
     text

@@ -446,14 +446,14 @@ mod tests {
         };
         let all = || vec!["bbbb".to_owned(), "cccc".to_owned()];
         give_up(top.path(), "dddd", &mut all(), 2).unwrap();
-        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [3, 1, 1]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [4, 1, 1]);
         let mut sets = all();
         give_up(top.path(), "dddd", &mut sets, 1).unwrap();
         assert_eq!(sets, ["bbbb"]);
-        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [4, 1, 0]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [5, 1, 0]);
         assert_eq!(["aaaa", "bbbb", "cccc"].map(there), [true, true, false]);
         give_up(top.path(), "dddd", &mut sets, 0).unwrap();
-        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [5, 0, 0]);
+        assert_eq!(["aaaa", "bbbb", "cccc"].map(named), [6, 0, 0]);
         assert_eq!(["aaaa", "bbbb", "cccc"].map(there), [true, false, false]);
     }
 }

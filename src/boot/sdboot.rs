@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use super::efi::{BEHIND_SHIM, Loader};
-use super::grub::{Menu, Older, SHOWN};
+use super::grub::{self, Menu, Older, SHOWN};
 use super::{menu, place};
 use crate::error::{Error, Result};
 use crate::time::utc;
@@ -120,6 +120,7 @@ pub fn entries(menu: &Menu<'_>) -> Vec<(String, String)> {
             "dpsr.boot=auto dpsr.discard=aside",
         ));
     }
+    all.push(entry(menu, newest, "anew", grub::ANEW, "sort-key dpsr-4", grub::ANEW_WORDS));
     all
 }
 

@@ -76,6 +76,26 @@ pub fn discard(store: &mut Store) -> Result<()> {
     store.change(State::Clean(newest), index)
 }
 
+/// Gives up whatever a machine wrote that ran from the copy, and with it a way back that was begun. Where the image cannot
+/// be made the generation again that it was, nothing is changed.
+pub fn give_up_all(store: &mut Store) -> Result<()> {
+    let from = match store.contents.superblock.state {
+        State::Live(from) => from,
+        State::LiveNoHistory(from) => {
+            let why = format!("there was no room to keep what it overwrote of generation {from}");
+            return Err(Error::new(Kind::Refused, "giving up what a system wrote", why)
+                .on(store.disk.name())
+                .left("nothing was written"));
+        }
+        _ => return discard(store),
+    };
+    check(store)?;
+    let mut index = store.contents.index.clone();
+    index.objects.retain(|object| object.kind != FAILBACK);
+    store.change(State::Live(from), index)?;
+    put_back(store).map(drop)
+}
+
 /// Every chunk that was kept must be what the generation's digest says.
 fn check(store: &Store) -> Result<()> {
     let contents = &store.contents;

@@ -40,19 +40,36 @@ pub fn whether(why: &str, age: u64) -> Question<()> {
 /// Asks which of the generations to start, each with the time it was taken: seconds since 1970, UTC.
 pub fn which(generations: Vec<(Generation, u64)>) -> Question<Generation> {
     say(Level::Warning, "the console is asked which generation to start");
-    let text = listed(&generations);
+    let text = listed(&generations, "");
     Question::at(Path::new(CONSOLE), text, move |answer| named(&generations, answer))
+}
+
+/// Asks which of them to start instead of what ran from the copy, which is then `lost`; `None` is the primary, which is
+/// offered where it is there.
+pub fn instead(
+    generations: Vec<(Generation, u64)>,
+    primary: bool,
+    lost: &str,
+) -> Question<Option<Generation>> {
+    say(Level::Warning, "the console is asked what to start instead of what ran from the copy");
+    let zero = if primary { format!("\r\n  {:>6}  the primary, as it is", 0) } else { String::new() };
+    let text = listed(&generations, &format!("{zero}\r\n{lost}"));
+    Question::at(Path::new(CONSOLE), text, move |answer| chosen(&generations, primary, answer))
+}
+
+fn chosen(generations: &[(Generation, u64)], primary: bool, answer: &str) -> Option<Option<Generation>> {
+    if primary && answer == "0" { Some(None) } else { named(generations, answer).map(Some) }
 }
 
 fn is_yes(answer: &str) -> Option<()> {
     (answer == YES).then_some(())
 }
 
-fn listed(generations: &[(Generation, u64)]) -> String {
+fn listed(generations: &[(Generation, u64)], more: &str) -> String {
     let shown = &generations[generations.len().saturating_sub(SHOWN)..];
     let lines: String =
         shown.iter().map(|(generation, time)| format!("\r\n  {generation:>6}  {}", utc(*time))).collect();
-    format!("generations of this machine:{lines}\r\nWhich one is to start? Type its number and Enter")
+    format!("generations of this machine:{lines}{more}\r\nWhich one is to start? Type its number and Enter")
 }
 
 fn named(generations: &[(Generation, u64)], answer: &str) -> Option<Generation> {
@@ -117,6 +134,16 @@ mod tests {
     use std::io::Read;
     use std::thread::sleep;
 
+    #[test]
+    fn the_primary_is_an_answer_where_it_is_there() {
+        let all = [(Generation(3), 0), (Generation(7), 60)];
+        assert_eq!(chosen(&all, true, "0"), Some(None));
+        assert_eq!(chosen(&all, false, "0"), None);
+        assert_eq!(chosen(&all, true, "7"), Some(Some(Generation(7))));
+        assert_eq!(chosen(&all, true, ""), None);
+        assert_eq!(chosen(&all, true, "4"), None);
+    }
+
     /// A console that somebody sits at. It is one as long as its own end stays open.
     fn console() -> (File, OpenptyResult) {
         let terminal = openpty(None, None).unwrap();
@@ -153,15 +180,16 @@ mod tests {
         let all = [(Generation(3), 1_763_500_000), (Generation(12), 1_763_600_000)];
         let (mut person, terminal) = console();
         person.write_all(b"12\n").unwrap();
-        let question =
-            Question::at(&ttyname(&terminal.slave).unwrap(), listed(&all), move |answer| named(&all, answer));
+        let question = Question::at(&ttyname(&terminal.slave).unwrap(), listed(&all, ""), move |answer| {
+            named(&all, answer)
+        });
         read(&mut person, "and Enter");
         person.write_all(b"\n4\n-3\nthree\n").unwrap();
         sleep(Duration::from_millis(200));
         assert_eq!(question.answer(), None);
         person.write_all(b"3\n").unwrap();
         assert_eq!(question.within(PATIENCE), Some(Generation(3)));
-        insta::assert_snapshot!(listed(&all).replace('\r', ""), @r"
+        insta::assert_snapshot!(listed(&all, "").replace('\r', ""), @r"
         generations of this machine:
                3  2025-11-18 21:06:40Z
               12  2025-11-20 00:53:20Z

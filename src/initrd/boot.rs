@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::ask;
 use super::choose;
-use super::cmdline::{Boot, CmdLine, Pick};
+use super::cmdline::{Boot, CmdLine, Discard};
 use super::hide;
+use super::pick::{Instead, given_up, picked};
 use super::steps::Steps;
 use super::told::{Level, at_login, say};
 use super::upon;
@@ -24,13 +24,12 @@ use crate::failback::finish::{Finished, finish};
 use crate::failover::decide::{Asked, Choice, is_newer};
 use crate::failover::presence::{self, Presence};
 use crate::failover::{self, Started, Wanted};
-use crate::format::index::Record;
 use crate::format::superblock::State;
-use crate::open::{self, now};
+use crate::open::now;
 use crate::pair::sysfs::Roots;
 use crate::status::span;
 use crate::time::utc;
-use crate::units::{Generation, list};
+use crate::units::list;
 use crate::wrap::{self, DiskId};
 
 /// How long somebody may look at the wrap that is to go.
@@ -48,9 +47,6 @@ const UNITS: &str = "/run/systemd/system";
 /// Tells systemd-boot that an entry whose starts are counted came up: that is one of the primary's ESP, which the copy has
 /// not.
 const BLESSING: &str = "systemd-bless-boot.service";
-
-/// How long somebody at the console may think about which generation to start.
-const THINKING: Duration = Duration::from_secs(900);
 
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -140,6 +136,20 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
         let why = format!("the primary is in use already: {usage}");
         return Err(Error::new(Kind::Busy, "starting the copy", why).left("nothing was written"));
     }
+    let line = CmdLine::of_kernel();
+    if line.discard == Some(Discard::All) {
+        match given_up(dir, config)? {
+            Some(Instead::Generation(generation)) => {
+                return start(config, why, &Wanted { generation: Some(generation), live: line.live });
+            }
+            // Which is hidden in this boot.
+            Some(Instead::Primary) => {
+                restart();
+                return Ok(());
+            }
+            None => {}
+        }
+    }
     match finish(&roots, config, &Steps::default()) {
         Ok(finished) => back(finished),
         Err(error) => {
@@ -150,7 +160,11 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
             }
         }
     }
-    start(dir, config, why)
+    let wanted = match line.boot {
+        Boot::Force => Wanted { generation: picked(dir, config, line.generation)?, live: line.live },
+        _ => Wanted::default(),
+    };
+    start(config, why, &wanted)
 }
 
 /// Takes the primary's wrap away, whose names the copy gets. udev may look at one of its nodes for a while; whoever
@@ -200,7 +214,7 @@ fn restart() {
     say(Level::Warning, &format!("restarting: {error}; switch the machine off and on"));
 }
 
-fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
+fn start(config: &PairConfig, why: &str, wanted: &Wanted) -> Result<()> {
     say(Level::Warning, &format!("starting the copy: {why}"));
     if let Err(error) = mask_gpt_auto() {
         say(Level::Warning, &format!("{error}, ignoring: it may wait for partitions that have no node"));
@@ -208,12 +222,7 @@ fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     if let Err(error) = masked(UNITS, BLESSING) {
         say(Level::Warning, &format!("{error}, ignoring: that unit may fail"));
     }
-    let line = CmdLine::of_kernel();
-    let wanted = match line.boot {
-        Boot::Force => Wanted { generation: picked(dir, config, line.generation)?, live: line.live },
-        _ => Wanted::default(),
-    };
-    let started = failover::start(&Roots::default(), config, &wanted, now())?;
+    let started = failover::start(&Roots::default(), config, wanted, now())?;
     tell(config, why, &started);
     if started.marked.resumed && !wanted.live.is_empty() {
         let asked = wanted.live.join(",");
@@ -230,41 +239,6 @@ fn start(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The generation to start; the newest one, or that from which a system goes on, where it is `None`.
-fn picked(dir: &Path, config: &PairConfig, pick: Option<Pick>) -> Result<Option<Generation>> {
-    match pick {
-        None => Ok(None),
-        Some(Pick::Exactly(generation)) => Ok(Some(generation)),
-        Some(Pick::Asked) => asked_for(dir, config),
-    }
-}
-
-fn asked_for(dir: &Path, config: &PairConfig) -> Result<Option<Generation>> {
-    let deadline = Instant::now() + BUSY;
-    let store = loop {
-        match open::look(dir, Some(&config.name)) {
-            Err(_) if Instant::now() < deadline => sleep(GLANCE),
-            looked => break looked?,
-        }
-    };
-    if is_newer(store.contents.superblock.state) {
-        return Ok(None);
-    }
-    let refused = |why| {
-        Error::new(Kind::Refused, "asking which generation to start", why)
-            .on(store.dpsr.probe.name())
-            .left("nothing was written")
-    };
-    // What a sync that was cut off was to make is rolled back.
-    let whole = |one: &&Record| store.contents.current().is_some_and(|newest| one.generation <= newest);
-    let all = store.contents.index.generations.iter().filter(whole);
-    let all: Vec<_> = all.map(|one| (one.generation, one.time)).collect();
-    if all.is_empty() {
-        return Err(refused("it holds no complete generation"));
-    }
-    ask::which(all).within(THINKING).map(Some).ok_or_else(|| refused("nobody has said one"))
 }
 
 fn tell(config: &PairConfig, why: &str, started: &Started) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::array;
 use super::ask::{self, Question};
-use super::cmdline::CmdLine;
+use super::cmdline::{CmdLine, Discard};
 use super::quiet::{Disks, Quiet};
 use super::told::{Level, say};
 use super::wrap::unwrapped;
@@ -77,7 +77,7 @@ pub fn chosen<'a>(
         let (config, seen, age) = watch.look(dir, pairs);
         // Once: where it fails, it would fail for ever, and nothing else would start either.
         let mut wait = config.failover.wait(line.wait);
-        if line.discard && !discarded && matches!(seen.store, Some(State::Aside(_))) {
+        if line.discard == Some(Discard::Aside) && !discarded && matches!(seen.store, Some(State::Aside(_))) {
             let there = matches!(seen.primary, Presence::There | Presence::Twice(_));
             // A primary may be slower to appear than the DPSR disk.
             if there || seen.since >= wait {

@@ -12,6 +12,7 @@
 //! | `dpsr.live=V,…`   | with `force`: volumes that stay on the primary, by number, name or label; everything else comes from the copy |
 //! | `dpsr.else=primary` | with `force`: the primary, where the copy cannot be started; nobody need have chosen this    |
 //! | `dpsr.discard=aside` | give up what a system has written that ran from an older generation               |
+//! | `dpsr.discard=all` | with `force`: give up what any system has written that ran from the copy, once the console has said which generation to start instead |
 
 use crate::units::Generation;
 
@@ -37,6 +38,15 @@ pub enum Pick {
     Asked,
 }
 
+/// What is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// What was written while an older generation ran.
+    Aside,
+    /// That, or what was written since the newest one ran.
+    All,
+}
+
 /// What the command line says to dpsr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CmdLine {
@@ -52,8 +62,8 @@ pub struct CmdLine {
     pub live: Vec<String>,
     /// Whether the primary is started where the copy cannot be, though that was to be.
     pub otherwise: bool,
-    /// Whether what a system wrote that ran from an older generation is given up.
-    pub discard: bool,
+    /// What of that which a system wrote that ran from the copy is given up.
+    pub discard: Option<Discard>,
 }
 
 impl CmdLine {
@@ -66,7 +76,7 @@ impl CmdLine {
             generation: None,
             live: Vec::new(),
             otherwise: false,
-            discard: false,
+            discard: None,
         };
         for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
             match (key, value) {
@@ -83,7 +93,8 @@ impl CmdLine {
                         names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
                 }
                 ("dpsr.else", "primary") => found.otherwise = true,
-                ("dpsr.discard", "aside") => found.discard = true,
+                ("dpsr.discard", "aside") => found.discard = Some(Discard::Aside),
+                ("dpsr.discard", "all") => found.discard = Some(Discard::All),
                 ("dpsr.pair", pair) => found.pair = Some(pair.to_owned()),
                 _ => {}
             }
@@ -111,7 +122,7 @@ mod tests {
             generation: None,
             live: vec![],
             otherwise: false,
-            discard: false,
+            discard: None,
         };
         assert_eq!(of("root=UUID=1 ro quiet\n"), nothing);
         assert_eq!(of("dpsr.boot=auto dpsr.wait=3").wait, Some(3));
@@ -124,5 +135,8 @@ mod tests {
         assert_eq!(generation("dpsr.boot=force dpsr.generation=ask"), Some(Pick::Asked));
         assert_eq!(generation("dpsr.boot=force dpsr.generation=x"), None);
         assert_eq!(of("dpsr.boot=auto dpsr.pair=main").pair.as_deref(), Some("main"));
+        assert_eq!(of("dpsr.boot=auto dpsr.discard=aside").discard, Some(Discard::Aside));
+        assert_eq!(of("dpsr.boot=force dpsr.discard=all").discard, Some(Discard::All));
+        assert_eq!(of("dpsr.boot=force dpsr.discard=yes").discard, None);
     }
 }

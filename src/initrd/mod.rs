@@ -2,7 +2,8 @@
 //! What runs before there is a root filesystem: the primary is wrapped, or the machine is started from its
 //! copy. Nothing here may keep a machine from booting that would boot without it.
 //!
-//! * [`wrap`]: in the udev event of each disk. [`boot`]: beside all of them, which system is to be started.
+//! * [`wrap`]: in the udev event of each disk. [`boot`]: beside all of them, which system is to be started; [`pick`]: and
+//!   which generation.
 //! * [`choose`]: looks until that is clear; [`quiet`]: for how long nothing has appeared.
 //! * [`array`]: an array of which only a part is there.
 //! * [`hide`]: of two disks of one identity, one is nobody's. [`cmdline`]: what the kernel is told for dpsr.
@@ -14,6 +15,7 @@ mod boot;
 mod choose;
 pub mod cmdline;
 mod hide;
+mod pick;
 mod quiet;
 mod steps;
 pub mod told;

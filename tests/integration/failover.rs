@@ -11,11 +11,11 @@ use dpsr::disk::whole::{read_exact_at, write_all_at};
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::{Kind, Result};
 use dpsr::failback::Parts;
-use dpsr::failback::put_back::put_back;
+use dpsr::failback::put_back::{give_up_all, put_back};
 use dpsr::failback::target::Target;
 use dpsr::failover::mark::{Marked, go_live, placement};
 use dpsr::failover::stays::Stays;
-use dpsr::format::index::{Object, Volume};
+use dpsr::format::index::{FAILBACK, HOME, LIVE_STORE, Object, Volume};
 use dpsr::format::superblock::{Owner, State};
 use dpsr::progress::Silent;
 use dpsr::store::placement::Placement;
@@ -277,6 +277,72 @@ fn a_kept_chunk_that_rotted_is_never_put_back() {
     let mut store = opened(&stage.world);
     assert_eq!(put_back(&mut store).unwrap(), None);
     assert!(matches!(store.contents.superblock.state, State::NoValid { .. }));
+}
+
+/// Whether the newest generation ran or an older one, and whether a way back was begun: all of it is given up, and every
+/// generation is there. Where one could not be had, nothing is given up.
+#[test]
+fn what_a_machine_wrote_is_given_up_whole_or_not_at_all() {
+    for wanted in [None, Some(Generation(1))] {
+        let stage = Stage::with(3, whole());
+        let mut store = opened(&stage.world);
+        go_live(&mut store, wanted, NOW, &mut any).unwrap();
+        if wanted.is_none() {
+            Kernel::of(&store).work();
+        }
+        drop(store);
+        going_back(&stage.world, "other");
+        let mut store = opened(&stage.world);
+        give_up_all(&mut store).unwrap();
+        assert_eq!(store.contents.superblock.state, State::Clean(Generation(3)));
+        let left = |kind| store.contents.index.objects.iter().any(|object| object.kind == kind);
+        assert!(!left(LIVE_STORE) && !left(FAILBACK) && !left(HOME));
+        drop(store);
+        stage.world.check_all();
+    }
+    let stage = Stage::with(2, whole());
+    let (_, mut kernel) = live(&stage.world);
+    kernel.work();
+    let mut rotten = kernel.read(&kernel.live, 2);
+    rotten[77] ^= 1;
+    kernel.put(&kernel.live, 2, &rotten);
+    let machines = image_of(&opened(&stage.world));
+    let mut store = opened(&stage.world);
+    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(opened(&stage.world).contents.superblock.state, State::Live(Generation(2)));
+    assert!(image_of(&opened(&stage.world)) == machines, "the machine goes on as it was");
+    kernel.overflow();
+    go_live(&mut store, None, NOW, &mut any).unwrap();
+    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Refused);
+    assert!(matches!(opened(&stage.world).contents.superblock.state, State::LiveNoHistory(_)));
+}
+
+/// The power may be cut there, too: the image is what the machine made of it, or comes back.
+#[test]
+fn the_power_may_be_cut_while_all_is_given_up() {
+    let stage = Stage::with(3, whole());
+    live(&stage.world).1.work();
+    going_back(&stage.world, "other");
+    let machines = image_of(&opened(&stage.world));
+    let start = stage.disk.fork();
+    let events = recorded(&stage, |store| give_up_all(store).unwrap());
+    let all_cuts = cuts(&events, 6, 5);
+    assert!(all_cuts.len() > 30);
+    all(all_cuts.len(), |i| {
+        let disk = Arc::new(cut(&start, &events, all_cuts[i]));
+        let mut world = World::around(vec![], whole(), disk, STORE);
+        world.expected.clone_from(&stage.world.expected);
+        let mut store = opened(&world);
+        if let State::Live(_) = store.contents.superblock.state {
+            assert!(image_of(&store) == machines, "a machine may start from it, and half of it is put back");
+            give_up_all(&mut store).unwrap();
+        }
+        // A start that finds it half put back does the rest.
+        put_back(&mut store).unwrap();
+        assert_eq!(store.contents.superblock.state, State::Clean(Generation(3)));
+        drop(store);
+        world.check_all();
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! installed on the primary and an empty DPSR disk, and says itself which of them are there at each boot. A
 //! new one is a function here and a line in [`CASES`].
 
+mod anew;
 mod broken;
 mod choices;
 mod decoys;
@@ -55,7 +56,7 @@ type Case = (&'static str, Layout, fn(&Rig) -> Result<()>);
 const MIRROR: &str = "mirror";
 
 /// All of them, in the order they run in.
-const CASES: [Case; 40] = [
+const CASES: [Case; 41] = [
     ("gone_and_back", Layout::Plain, failover::gone_and_back),
     ("system_broken", Layout::Plain, broken::system_broken),
     ("homes_stay", Layout::Homes, stays::homes_stay),
@@ -93,6 +94,7 @@ const CASES: [Case; 40] = [
     ("synced_many_times", Layout::Btrfs, soak::synced_many_times),
     ("not_wrapped_either", Layout::Plain, unwrapped::not_wrapped_either),
     ("copy_fills_up", Layout::Plain, full::copy_fills_up),
+    ("copy_given_up", Layout::Plain, anew::copy_given_up),
     ("hibernated", Layout::Sleeps, sleeps::hibernated),
     ("wrapped_too_slowly", Layout::Plain, unwrapped::wrapped_too_slowly),
     ("loaders_renewed_in_a_sync", Layout::Plain, loaders::loaders_renewed_in_a_sync),
