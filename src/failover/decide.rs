@@ -92,6 +92,10 @@ pub fn decide(asked: Asked, seen: &Seen, patience: Patience) -> Choice {
         return with_primary(seen, patience);
     }
     let why = match (&seen.primary, asked) {
+        // Its loader is on the DPSR disk, which is there, then, and may hold what is newer.
+        (Presence::There | Presence::Twice(_), Asked::Auto) if seen.store.is_none() => {
+            return with_primary(seen, Patience { store: patience.primary, ..patience });
+        }
         // One of two clones is the primary, which nothing newer may take the place of.
         (Presence::There | Presence::Twice(_), _) => return with_primary(seen, patience),
         // Its own loader was found on it; who repartitions a disk wants it as it is now.
@@ -175,7 +179,9 @@ mod tests {
         for asked in [Asked::Primary, Asked::Auto] {
             assert_eq!(decide(asked, &at(0, Presence::There, clean), PATIENCE), Choice::Primary);
             assert_eq!(decide(asked, &at(0, Presence::There, None), PATIENCE), Choice::Wait);
-            assert_eq!(decide(asked, &at(5, Presence::There, None), PATIENCE), Choice::Primary);
+            let (none, one) = if asked == Asked::Auto { (14, 15) } else { (4, 5) };
+            assert_eq!(decide(asked, &at(none, Presence::There, None), PATIENCE), Choice::Wait);
+            assert_eq!(decide(asked, &at(one, Presence::There, None), PATIENCE), Choice::Primary);
             for live in [State::Live(Generation(3)), State::LiveNoHistory(Generation(3))] {
                 let choice = decide(asked, &at(0, Presence::There, Some(live)), PATIENCE);
                 assert!(matches!(choice, Choice::Copy(_)), "{choice:?}");
@@ -242,7 +248,8 @@ mod tests {
             let primary_first = Seen { since: late, ..at(0, Presence::There, None) };
             assert_eq!(decide(asked, &primary_first, PATIENCE), Choice::Wait);
             // Disks that go on appearing do not put it off for ever.
-            let busy = Seen { quiet: Duration::ZERO, ..at(10, Presence::There, None) };
+            let enough = if asked == Asked::Auto { 30 } else { 10 };
+            let busy = Seen { quiet: Duration::ZERO, ..at(enough, Presence::There, None) };
             assert_eq!(decide(asked, &busy, PATIENCE), Choice::Primary);
             let neither = Seen { quiet: Duration::ZERO, ..at(299, missing(), None) };
             assert_eq!(decide(asked, &neither, PATIENCE), Choice::Wait);

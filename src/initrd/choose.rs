@@ -10,7 +10,7 @@ use super::array;
 use super::ask::{self, Question};
 use super::cmdline::{CmdLine, Discard};
 use super::quiet::{Disks, Quiet};
-use super::told::{Level, say};
+use super::told::{Level, besides_at_login, say};
 use super::wrap::unwrapped;
 use crate::config::{self, PairConfig};
 use crate::error::{Error, Kind, Result};
@@ -213,6 +213,12 @@ fn tell_primary(config: &PairConfig, seen: &Seen, home: Option<&Target>) {
             Level::Warning,
             "the primary is started without a DPSR disk, which is not there, or cannot be read",
         );
+        if seen.boots && seen.store.is_none() {
+            besides_at_login(
+                "dpsr: the DPSR disk was not there, or could not be read, when this system was started: if the \
+                 machine has run from its copy before, what was written then is not here\n",
+            );
+        }
     }
     if let Presence::Twice(why) = &seen.primary {
         say(Level::Warning, &format!("{why}: none of them is wrapped, and any of them may be started"));

@@ -65,7 +65,16 @@ fn line(level: Level, text: &str) -> String {
 
 /// Tells it at each login until the next boot.
 pub fn at_login(text: &str) {
-    let told = fs::create_dir_all(MOTD).and_then(|()| fs::write(Path::new(MOTD).join("10-dpsr"), text));
+    tell_logins("10-dpsr", text);
+}
+
+/// The same of something that goes with what else there is to tell.
+pub fn besides_at_login(text: &str) {
+    tell_logins("11-dpsr", text);
+}
+
+fn tell_logins(file: &str, text: &str) {
+    let told = fs::create_dir_all(MOTD).and_then(|()| fs::write(Path::new(MOTD).join(file), text));
     if let Err(error) = told {
         say(Level::Warning, &format!("logins are not told, ignoring: {error}"));
     }

@@ -172,6 +172,7 @@ pub(super) fn dpsr_disk_fails(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     tells(&mut machine, "started without a DPSR disk")?;
+    machine.guest()?.ok("grep 'what was written then is not here' /run/motd.d/11-dpsr")?;
     given_up(&mut machine)?;
     machine.power_cut();
     Ok(())
