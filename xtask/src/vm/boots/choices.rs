@@ -52,8 +52,11 @@ fn prepared(rig: &Rig) -> Result<()> {
 fn slow_controller(rig: &Rig) -> Result<()> {
     let [primary, dpsr] = [&rig.primary, &rig.dpsr].map(|disk| copy_of(rig, disk, "slow"));
     let mut machine = rig.machine(Start::Bios, &[&dpsr?])?.expecting(primary?);
+    let before = said(&machine, AGREES.question);
     let took = machine.boot_with(faults::come_late, PRIMARY, Some(DECIDING))?;
     say(format_args!("the primary, which came late: {:.1} s", took.as_secs_f64()));
+    // Whoever takes it for missing asks.
+    must(said(&machine, AGREES.question) == before, || "it was not waited for".to_owned())?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "third")?;

@@ -160,6 +160,7 @@ pub(super) fn record_in_initramfs(machine: &mut Machine) -> Result<()> {
 fn failed_over(rig: &Rig, start: Start) -> Result<Startup> {
     let mut machine = on(rig, start, &[&rig.dpsr], "from the copy, the primary missing")?;
     is_the_primary(&mut machine)?;
+    machine.guest()?.ok("grep 'root=PARTUUID=' /proc/cmdline")?;
     let startup = startup(&mut machine)?;
     swaps(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
