@@ -17,6 +17,7 @@ use crate::failback::mirror::mirror;
 use crate::failover::claimed;
 use crate::failover::map::{Beside, Tables};
 use crate::failover::older::{Older, Upon};
+use crate::failover::presence::{self, Presence};
 use crate::failover::stays::Stays;
 use crate::format::superblock::State;
 use crate::open::owner;
@@ -44,6 +45,8 @@ pub enum Finished {
         /// What the copy is now.
         generation: Option<Generation>,
     },
+    /// What a system wrote that ran from the copy was given up, which had been cut off; the copy is this generation again.
+    GivenUp(Option<Generation>),
     /// No way back was begun.
     Nothing,
 }
@@ -78,8 +81,16 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     if matches!(store.contents.superblock.state, State::Returning(_)) {
         progress.begin(COPY_AGAIN, Bytes::ZERO);
-        let generation = put_back::put_back(&mut store)?;
-        return Ok(Finished::Back { differed: Bytes::ZERO, generation });
+        if Target::in_store(&store.contents).is_some() {
+            let generation = put_back::put_back(&mut store)?;
+            return Ok(Finished::Back { differed: Bytes::ZERO, generation });
+        }
+        let home = Target::home(&store.contents);
+        let again = match presence::primary(config, home.as_ref()) {
+            Presence::There => put_back::put_back,
+            _ => put_back::put_back_whole,
+        };
+        return again(&mut store).map(Finished::GivenUp);
     }
     let Some(target) = Target::in_store(&store.contents) else { return Ok(Finished::Nothing) };
     let contents = store.contents.clone();

@@ -22,9 +22,23 @@ const PER_AREA: u64 = CHUNK / 16;
 /// `SnAp`, little-endian.
 const MAGIC: u32 = 0x7041_6e53;
 
-/// Ends what a machine did to the image. Where what it overwrote is not all there, the copy is given up, and
-/// the next sync makes a new one; the generation that the store is now, if it is one.
+/// Ends what a machine did to the image, where another disk holds all of it, or nothing was done. Where what it overwrote
+/// is not all there, the copy is given up, and the next sync makes a new one; the generation that the store is now, if it
+/// is one.
 pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
+    match put_back_whole(store) {
+        Err(error) if error.kind() == Kind::Damaged => {
+            let State::Returning(from) = store.contents.superblock.state else { return Err(error) };
+            tracing::warn!("{error}, ignoring: the next sync copies everything");
+            give_up(store, from)
+        }
+        outcome => outcome,
+    }
+}
+
+/// The same where nothing else holds what would be lost: a generation that cannot be had whole is an error, and may be
+/// had the next time.
+pub fn put_back_whole(store: &mut Store) -> Result<Option<Generation>> {
     let from = match store.contents.superblock.state {
         State::Live(from) | State::Returning(from) => from,
         State::LiveNoHistory(from) => return give_up(store, from),
@@ -41,25 +55,14 @@ pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
         store.prove()?;
         store.mark(State::Returning(from))?;
     }
-    match check(store) {
-        Ok(()) => {}
-        Err(error) if error.kind() == Kind::Damaged => {
-            tracing::warn!("{error}, ignoring: the next sync copies everything");
-            return give_up(store, from);
-        }
-        Err(error) => return Err(error),
-    }
+    check(store)?;
     store.prove()?;
     let disk = store.disk.clone();
-    let mut kept = Kept::of(store)?;
     let image = store.contents.image(store.contents.newest_map());
-    let size = store.contents.newest_map().disk.round_up(SECTOR);
-    while let Some((chunk, bytes)) = kept.next(store)? {
-        let start = chunk.start();
-        let len = (size.saturating_sub(start)).min(Bytes(CHUNK)).usize();
+    each_kept(store, |chunk, bytes| {
         let at = image.chunk(chunk).ok_or_else(|| damaged(store.reader(), "a kept chunk has no place"))?;
-        write_all_at(disk.as_ref(), at, &bytes[..len])?;
-    }
+        write_all_at(disk.as_ref(), at, bytes)
+    })?;
     store.flush()?;
     let index = without_live(&store.contents.index);
     store.change(State::Clean(from), index)?;
@@ -76,41 +79,58 @@ pub fn discard(store: &mut Store) -> Result<()> {
     store.change(State::Clean(newest), index)
 }
 
+/// Whether what a machine wrote that ran from the copy can be given up: the error says why not.
+pub fn can_be_given_up(store: &Store) -> Result<()> {
+    match store.contents.superblock.state {
+        State::Live(_) => check(store),
+        State::Aside(_) => Ok(()),
+        State::LiveNoHistory(from) => Err(kept_as_it_is(
+            store,
+            &format!("there was no room to keep what it overwrote of generation {from}"),
+        )),
+        _ => Err(kept_as_it_is(store, "no system runs from it")),
+    }
+}
+
+fn kept_as_it_is(store: &Store, why: &str) -> Error {
+    Error::new(Kind::Refused, "giving up what a system wrote", why)
+        .on(store.disk.name())
+        .left("nothing was written")
+        .next("start it without giving that up")
+}
+
 /// Gives up whatever a machine wrote that ran from the copy, and with it a way back that was begun. Where the image cannot
 /// be made the generation again that it was, nothing is changed.
 pub fn give_up_all(store: &mut Store) -> Result<()> {
-    let from = match store.contents.superblock.state {
-        State::Live(from) => from,
-        State::LiveNoHistory(from) => {
-            let why = format!("there was no room to keep what it overwrote of generation {from}");
-            return Err(Error::new(Kind::Refused, "giving up what a system wrote", why)
-                .on(store.disk.name())
-                .left("nothing was written"));
-        }
-        _ => return discard(store),
-    };
-    check(store)?;
+    can_be_given_up(store)?;
+    let State::Live(from) = store.contents.superblock.state else { return discard(store) };
     let mut index = store.contents.index.clone();
     index.objects.retain(|object| object.kind != FAILBACK);
-    store.change(State::Live(from), index)?;
-    put_back(store).map(drop)
+    store.prove()?;
+    store.change(State::Returning(from), index)?;
+    put_back_whole(store).map(drop)
 }
 
 /// Every chunk that was kept must be what the generation's digest says.
 fn check(store: &Store) -> Result<()> {
+    each_kept(store, |_, _| Ok(()))
+}
+
+/// Hands out each chunk that was kept, up to the end of the disk, once it is what the generation's digest says.
+fn each_kept(store: &Store, mut then: impl FnMut(Chunk, &[u8]) -> Result<()>) -> Result<()> {
     let contents = &store.contents;
     let (map, key) = (contents.newest_map(), DigestKey::new(contents.index.secret));
     let mut table = TableReader::new(contents.table(), map.chunks())?;
-    let size = map.disk;
     let mut kept = Kept::of(store)?;
     while let Some((chunk, bytes)) = kept.next(store)? {
         // Behind the end of the disk the image is zeros, and the kernel keeps nothing.
-        let len = size.saturating_sub(chunk.start()).min(Bytes(CHUNK)).usize();
-        bytes[len..].fill(0);
-        let bytes: &[u8; CHUNK as usize] = (&**bytes).try_into().expect("it is one chunk");
-        if chunk.0 >= map.chunks() || table.get(store.reader(), chunk)? != key.digest(bytes).0 {
+        let left = map.disk.saturating_sub(chunk.start());
+        bytes[left.min(Bytes(CHUNK)).usize()..].fill(0);
+        let whole: &[u8; CHUNK as usize] = (&**bytes).try_into().expect("it is one chunk");
+        if chunk.0 >= map.chunks() || table.get(store.reader(), chunk)? != key.digest(whole).0 {
             return Err(damaged(store.reader(), &format!("what was kept of chunk {} is not right", chunk.0)));
         }
+        then(chunk, &bytes[..left.round_up(SECTOR).min(Bytes(CHUNK)).usize()])?;
     }
     Ok(())
 }

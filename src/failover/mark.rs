@@ -63,8 +63,8 @@ pub fn go_live(
             )))
         }
         State::Aside(newest) => Ok(marked(store.contents.aside().unwrap_or(newest), true, true)),
-        State::Returning(_) => Err(refused(store, "all that is newer is on another disk already")
-            .next("start that disk; its next start brings the copy in order")),
+        State::Returning(_) => Err(refused(store, "it is being made a generation again")
+            .next("start again: that brings it in order")),
         State::Clean(newest) => {
             let from = wanted.unwrap_or(newest);
             let with = ready(&store.contents, from)?;

@@ -91,6 +91,11 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     let home = store.as_ref().and_then(|store| store.home.as_ref());
     let hidden = matches!(presence::primary(config, home), Presence::There | Presence::Twice(_));
     if is_returning(dir, config) {
+        // What has hidden the primary by now was to give up what ran from the copy; the next start ends that.
+        if failover::is_under_way() {
+            sleep(READING);
+            restart();
+        }
         return;
     }
     // One that cannot be read now may be newer, whatever was seen of it before.
@@ -196,15 +201,20 @@ fn is_returning(dir: &Path, config: &PairConfig) -> bool {
 
 /// Restarts the machine, which has its disk again.
 fn back(finished: Finished) {
-    let Finished::Back { differed, generation } = finished else { return };
+    let (differed, generation) = match finished {
+        Finished::Back { differed, generation } => (Some(differed), generation),
+        Finished::GivenUp(generation) => (None, generation),
+        Finished::Nothing => return,
+    };
     let copy = generation.map_or_else(
         || "the next sync makes a new copy".to_owned(),
         |generation| format!("the copy is generation {generation} again"),
     );
-    say(
-        Level::Warning,
-        &format!("the machine has its disk again ({differed} were copied last); {copy}; restarting"),
+    let done = differed.map_or_else(
+        || "what ran from the copy is given up".to_owned(),
+        |differed| format!("the machine has its disk again ({differed} were copied last)"),
     );
+    say(Level::Warning, &format!("{done}; {copy}; restarting"));
     restart();
 }
 

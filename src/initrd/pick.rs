@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::ask;
-use super::cmdline::Pick;
+use super::cmdline::{CmdLine, Pick};
 use super::told::{Level, say};
 use crate::config::PairConfig;
 use crate::error::{Error, Kind, Result};
@@ -19,6 +19,7 @@ use crate::failover::decide::is_newer;
 use crate::failover::presence::{self, Presence};
 use crate::failover::stays::Stays;
 use crate::format::index::Record;
+use crate::format::superblock::State;
 use crate::open::{self, OpenStore, owner};
 use crate::pair::sysfs::Roots;
 use crate::store::Store;
@@ -62,28 +63,68 @@ pub(super) enum Instead {
 /// Gives up what a system wrote that ran from the copy, once somebody has said what to start instead. `None` where no
 /// system has run from it.
 pub(super) fn given_up(dir: &Path, config: &PairConfig) -> Result<Option<Instead>> {
-    let store = looked(dir, config)?;
-    if !is_newer(store.contents.superblock.state) {
-        return Ok(None);
+    let seen = looked(dir, config)?;
+    match seen.contents.superblock.state {
+        State::Returning(_) => return Ok(None),
+        state if !is_newer(state) => return Ok(None),
+        _ => {}
     }
-    if let Some(stays) = Stays::in_store(&store.contents)? {
-        let why = format!("volumes stay on the primary ({}), which are newer", stays.disk.name());
-        return Err(
-            Error::new(Kind::Refused, "giving up what a system wrote", why).left("nothing was written")
-        );
+    say(Level::Warning, "looking whether the copy can be made a generation again");
+    let sequence = {
+        let store = claimed(config)?;
+        put_back::can_be_given_up(&store)?;
+        store.contents.superblock.sequence
+    };
+    let way_back = Target::in_store(&seen.contents).is_some();
+    // Which disk a way back that was begun has left half written is not told apart here.
+    let primary = !way_back && comes(config, Target::home(&seen.contents).as_ref());
+    let since = seen.contents.live_since().map_or(String::new(), |since| format!(" since {}", utc(since)));
+    let way_back = if way_back { ", AND THE WAY BACK THAT WAS BEGUN," } else { "" };
+    let lost = format!("WHAT THE SYSTEM HAS WRITTEN{since}{way_back} IS LOST WITH THAT.");
+    let answer = ask::instead(complete(&seen)?, primary, &lost).within(THINKING);
+    let answer = answer.ok_or_else(|| not_asked(&seen, "nobody has said one"))?;
+    drop(seen);
+    let mut store = claimed(config)?;
+    if store.contents.superblock.sequence != sequence {
+        return Err(refused(&store, "it has changed meanwhile"));
     }
-    let since = store.contents.live_since().map_or(String::new(), |since| format!(" since {}", utc(since)));
-    let lost = format!("WHAT THE SYSTEM HAS WRITTEN{since} IS LOST WITH THAT.");
-    let home = Target::home(&store.contents);
-    let there = matches!(presence::primary(config, home.as_ref()), Presence::There);
-    let answer = ask::instead(complete(&store)?, there, &lost).within(THINKING);
-    let answer = answer.ok_or_else(|| not_asked(&store, "nobody has said one"))?;
-    drop(store);
-    let dpsr = Arc::new(failover::claimed(&Roots::default(), config)?);
-    let partition = dpsr.store.range.clone();
-    put_back::give_up_all(&mut Store::open(dpsr, partition, owner())?)?;
+    say(Level::Warning, "the copy is made a generation again; leave the machine on until it starts");
+    put_back::give_up_all(&mut store)?;
     say(Level::Warning, "what a system wrote that ran from the copy was given up");
     Ok(Some(answer.map_or(Instead::Primary, Instead::Generation)))
+}
+
+/// The store, for oneself; not where volumes stay on the primary, of which the copy has only what they were.
+fn claimed(config: &PairConfig) -> Result<Store> {
+    let dpsr = Arc::new(failover::claimed(&Roots::default(), config)?);
+    let partition = dpsr.store.range.clone();
+    let store = Store::open(dpsr, partition, owner())?;
+    match Stays::in_store(&store.contents)? {
+        None => Ok(store),
+        Some(stays) => {
+            let why = format!("volumes stay on the primary ({}), which are newer", stays.disk.name());
+            Err(refused(&store, &why))
+        }
+    }
+}
+
+fn refused(store: &Store, why: &str) -> Error {
+    Error::new(Kind::Refused, "giving up what a system wrote", why)
+        .on(store.disk.name())
+        .left("nothing was written")
+        .next("start it without giving that up")
+}
+
+/// Whether the primary is there, or comes while a missing one would be waited for.
+fn comes(config: &PairConfig, home: Option<&Target>) -> bool {
+    let deadline = Instant::now() + config.failover.wait(CmdLine::of_kernel().wait);
+    loop {
+        let there = presence::primary(config, home) == Presence::There;
+        if there || Instant::now() >= deadline {
+            return there;
+        }
+        sleep(GLANCE);
+    }
 }
 
 fn looked(dir: &Path, config: &PairConfig) -> Result<OpenStore> {

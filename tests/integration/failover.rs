@@ -11,7 +11,7 @@ use dpsr::disk::whole::{read_exact_at, write_all_at};
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::{Kind, Result};
 use dpsr::failback::Parts;
-use dpsr::failback::put_back::{give_up_all, put_back};
+use dpsr::failback::put_back::{give_up_all, put_back, put_back_whole};
 use dpsr::failback::target::Target;
 use dpsr::failover::mark::{Marked, go_live, placement};
 use dpsr::failover::stays::Stays;
@@ -260,7 +260,7 @@ fn what_is_half_put_back_starts_nothing() {
     store.mark(State::Returning(Generation(2))).unwrap();
     let before = bytes_of(&stage.world.disks.dpsr);
     let error = go_live(&mut store, None, NOW, &mut any).unwrap_err();
-    assert!(error.to_string().contains("newer is on another disk"), "{error}");
+    assert!(error.to_string().contains("it is being made a generation again"), "{error}");
     assert!(bytes_of(&stage.world.disks.dpsr) == before, "something was written");
     assert_eq!(put_back(&mut store).unwrap(), Some(Generation(2)));
     stage.world.check_all();
@@ -303,15 +303,24 @@ fn what_a_machine_wrote_is_given_up_whole_or_not_at_all() {
     let stage = Stage::with(2, whole());
     let (_, mut kernel) = live(&stage.world);
     kernel.work();
-    let mut rotten = kernel.read(&kernel.live, 2);
+    // The last one: whoever looks at one after the other has seen all others by then.
+    let last = 1 + kernel.entries;
+    let mut rotten = kernel.read(&kernel.live, last);
     rotten[77] ^= 1;
-    kernel.put(&kernel.live, 2, &rotten);
-    let machines = image_of(&opened(&stage.world));
+    kernel.put(&kernel.live, last, &rotten);
+    let everything = || {
+        let mut bytes = Buffer::new(stage.disk.size().usize()).unwrap();
+        read_exact_at(stage.disk.as_ref(), Bytes::ZERO, &mut bytes).unwrap();
+        bytes.to_vec()
+    };
+    let before = everything();
     let mut store = opened(&stage.world);
     assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Damaged);
-    assert_eq!(opened(&stage.world).contents.superblock.state, State::Live(Generation(2)));
-    assert!(image_of(&opened(&stage.world)) == machines, "the machine goes on as it was");
+    assert!(everything() == before, "something was written");
     kernel.overflow();
+    let before = everything();
+    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert!(everything() == before, "something was written");
     go_live(&mut store, None, NOW, &mut any).unwrap();
     assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Refused);
     assert!(matches!(opened(&stage.world).contents.superblock.state, State::LiveNoHistory(_)));
@@ -340,9 +349,31 @@ fn the_power_may_be_cut_while_all_is_given_up() {
         // A start that finds it half put back does the rest.
         put_back(&mut store).unwrap();
         assert_eq!(store.contents.superblock.state, State::Clean(Generation(3)));
+        let left = |kind| store.contents.index.objects.iter().any(|object| object.kind == kind);
+        assert!(!left(LIVE_STORE) && !left(FAILBACK) && !left(HOME));
         drop(store);
         world.check_all();
     });
+}
+
+/// What rots while it is put back costs no generation where nothing else holds them, and may be had again.
+#[test]
+fn what_cannot_be_put_back_now_is_not_given_up() {
+    let stage = Stage::with(2, whole());
+    let (_, mut kernel) = live(&stage.world);
+    kernel.work();
+    opened(&stage.world).mark(State::Returning(Generation(2))).unwrap();
+    let good = kernel.read(&kernel.live, 3);
+    let mut rotten = kernel.read(&kernel.live, 3);
+    rotten[9] ^= 1;
+    kernel.put(&kernel.live, 3, &rotten);
+    let mut store = opened(&stage.world);
+    assert_eq!(put_back_whole(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(opened(&stage.world).contents.index.generations.len(), 2);
+    kernel.put(&kernel.live, 3, &good);
+    assert_eq!(put_back_whole(&mut store).unwrap(), Some(Generation(2)));
+    drop(store);
+    stage.world.check_all();
 }
 
 #[test]
