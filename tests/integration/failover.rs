@@ -26,7 +26,7 @@ use dpsr::sys::buffer::Buffer;
 use dpsr::units::{Bytes, CHUNK, Chunk, Generation};
 use uuid::Uuid;
 
-use crate::cuts::{all, cut, cuts};
+use crate::cuts::{During, Overlay, all, cut, cuts};
 use crate::oracle::Dump;
 use crate::powercut::{SIZE, STORE, Stage, interrupted, whole};
 use crate::world::{BASE, World, stamped, volume};
@@ -335,12 +335,7 @@ fn the_power_may_be_cut_while_all_is_given_up() {
     let machines = image_of(&opened(&stage.world));
     let start = stage.disk.fork();
     let events = recorded(&stage, |store| give_up_all(store).unwrap());
-    let all_cuts = cuts(&events, 6, 5);
-    assert!(all_cuts.len() > 30);
-    all(all_cuts.len(), |i| {
-        let disk = Arc::new(cut(&start, &events, all_cuts[i]));
-        let mut world = World::around(vec![], whole(), disk, STORE);
-        world.expected.clone_from(&stage.world.expected);
+    each_cut(&stage, &start, &events, |world| {
         let mut store = opened(&world);
         if let State::Live(_) = store.contents.superblock.state {
             assert!(image_of(&store) == machines, "a machine may start from it, and half of it is put back");
@@ -394,17 +389,25 @@ pub fn recorded(stage: &Stage, verb: impl FnOnce(&mut Store)) -> Vec<Event> {
     recorded.events()
 }
 
+/// Lets `check` see whatever a power cut may have left of what was recorded in `stage`.
+fn each_cut(stage: &Stage, start: &Overlay, events: &[Event], check: impl Fn(World) + Sync) {
+    let all_cuts = cuts(events, 6, 4);
+    assert!(all_cuts.len() > 20);
+    all(all_cuts.len(), |i| {
+        let _during = During(format!("{:?}", all_cuts[i]));
+        let disk = Arc::new(cut(start, events, all_cuts[i]));
+        let mut world = World::around(vec![], whole(), disk, STORE);
+        world.expected.clone_from(&stage.world.expected);
+        check(world);
+    });
+}
+
 #[test]
 fn the_power_may_be_cut_while_a_machine_is_started() {
     let stage = Stage::with(2, whole());
     let start = stage.disk.fork();
     let events = recorded(&stage, |store| assert!(go_live(store, None, NOW, &mut any).unwrap().keeps));
-    let all_cuts = cuts(&events, 4, 3);
-    assert!(all_cuts.len() > 20);
-    all(all_cuts.len(), |i| {
-        let disk = Arc::new(cut(&start, &events, all_cuts[i]));
-        let mut world = World::around(vec![], whole(), disk, STORE);
-        world.expected.clone_from(&stage.world.expected);
+    each_cut(&stage, &start, &events, |world| {
         // Whether it had become live or not, the machine starts, and what it does is undone.
         let (marked, mut kernel) = live(&world);
         assert_eq!((marked.from, marked.keeps), (Generation(2), true));
@@ -423,12 +426,7 @@ fn the_power_may_be_cut_on_the_way_back() {
     let machines = image_of(&opened(&stage.world));
     let start = stage.disk.fork();
     let events = recorded(&stage, |store| assert_eq!(put_back(store).unwrap(), Some(Generation(3))));
-    let all_cuts = cuts(&events, 6, 4);
-    assert!(all_cuts.len() > 30);
-    all(all_cuts.len(), |i| {
-        let disk = Arc::new(cut(&start, &events, all_cuts[i]));
-        let mut world = World::around(vec![], whole(), disk, STORE);
-        world.expected.clone_from(&stage.world.expected);
+    each_cut(&stage, &start, &events, |world| {
         let mut store = opened(&world);
         if store.contents.superblock.state == State::Live(Generation(3)) {
             assert!(image_of(&store) == machines, "a machine may start from it, and half of it is put back");
