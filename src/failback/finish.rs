@@ -72,6 +72,16 @@ fn as_left(from: Option<&dyn ReadDisk>, to: &dyn ReadDisk, edges: &[Range<Bytes>
     Ok(())
 }
 
+/// Makes the image a generation again though nothing was copied anywhere. What cannot be had is given up only where the
+/// primary is there.
+pub fn undone(config: &PairConfig, store: &mut Store) -> Result<Option<Generation>> {
+    let home = Target::home(&store.contents);
+    match presence::primary(config, home.as_ref()) {
+        Presence::There => put_back::put_back(store),
+        _ => put_back::put_back_whole(store),
+    }
+}
+
 /// Copies what has changed since, with the partition table last, and makes the image a generation again.
 /// Until the last flush nothing that counts of the store changes, so whatever fails before is begun again by the
 /// next boot.
@@ -85,12 +95,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
             let generation = put_back::put_back(&mut store)?;
             return Ok(Finished::Back { differed: Bytes::ZERO, generation });
         }
-        let home = Target::home(&store.contents);
-        let again = match presence::primary(config, home.as_ref()) {
-            Presence::There => put_back::put_back,
-            _ => put_back::put_back_whole,
-        };
-        return again(&mut store).map(Finished::GivenUp);
+        return undone(config, &mut store).map(Finished::GivenUp);
     }
     let Some(target) = Target::in_store(&store.contents) else { return Ok(Finished::Nothing) };
     let contents = store.contents.clone();

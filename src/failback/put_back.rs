@@ -28,7 +28,10 @@ const MAGIC: u32 = 0x7041_6e53;
 pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
     match put_back_whole(store) {
         Err(error) if error.kind() == Kind::Damaged => {
-            let State::Returning(from) = store.contents.superblock.state else { return Err(error) };
+            let (State::Returning(from) | State::LiveNoHistory(from)) = store.contents.superblock.state
+            else {
+                return Err(error);
+            };
             tracing::warn!("{error}, ignoring: the next sync copies everything");
             give_up(store, from)
         }
@@ -41,7 +44,9 @@ pub fn put_back(store: &mut Store) -> Result<Option<Generation>> {
 pub fn put_back_whole(store: &mut Store) -> Result<Option<Generation>> {
     let from = match store.contents.superblock.state {
         State::Live(from) | State::Returning(from) => from,
-        State::LiveNoHistory(from) => return give_up(store, from),
+        State::LiveNoHistory(_) => {
+            return Err(damaged(store.reader(), "there was no room to keep what was overwritten"));
+        }
         State::Aside(newest) => {
             let index = without_live(&store.contents.index);
             store.change(State::Clean(newest), index)?;

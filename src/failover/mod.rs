@@ -24,7 +24,7 @@ use crate::attach::Held;
 use crate::config::PairConfig;
 use crate::dm::Mapper;
 use crate::error::{Kind, Result};
-use crate::failback::put_back::put_back;
+use crate::failback::finish::undone;
 use crate::open::owner;
 use crate::pair::lock::Mode;
 use crate::pair::open::{Dpsr, open_store_only};
@@ -154,7 +154,7 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
 fn unmark(roots: &Roots, config: &PairConfig) {
     let unmarked = claimed(roots, config).and_then(|dpsr| {
         let partition = dpsr.store.range.clone();
-        put_back(&mut Store::open(Arc::new(dpsr), partition, owner())?)
+        undone(config, &mut Store::open(Arc::new(dpsr), partition, owner())?)
     });
     if let Err(error) = unmarked {
         tracing::warn!("{error}, ignoring: the copy stays marked as one that a system has run from");

@@ -91,8 +91,8 @@ fn not_started(dir: &Path, config: &PairConfig, asked: Asked, why: &str, error: 
     let home = store.as_ref().and_then(|store| store.home.as_ref());
     let hidden = matches!(presence::primary(config, home), Presence::There | Presence::Twice(_));
     if is_returning(dir, config) {
-        // What has hidden the primary by now was to give up what ran from the copy; the next start ends that.
-        if failover::is_under_way() {
+        // The primary is hidden by now, or from the beginning; the next start does the rest.
+        if failover::is_under_way() || asked == Asked::Force {
             sleep(READING);
             restart();
         }

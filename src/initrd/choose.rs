@@ -77,7 +77,12 @@ pub fn chosen<'a>(
         let (config, seen, age) = watch.look(dir, pairs);
         // Once: where it fails, it would fail for ever, and nothing else would start either.
         let mut wait = config.failover.wait(line.wait);
-        if line.discard == Some(Discard::Aside) && !discarded && matches!(seen.store, Some(State::Aside(_))) {
+        let meant = line.pair.as_deref().is_none_or(|pair| pair == config.name);
+        if line.discard == Some(Discard::Aside)
+            && meant
+            && !discarded
+            && matches!(seen.store, Some(State::Aside(_)))
+        {
             let there = matches!(seen.primary, Presence::There | Presence::Twice(_));
             // A primary may be slower to appear than the DPSR disk.
             if there || seen.since >= wait {

@@ -69,6 +69,12 @@ pub(super) fn given_up(dir: &Path, config: &PairConfig) -> Result<Option<Instead
         state if !is_newer(state) => return Ok(None),
         _ => {}
     }
+    let line = CmdLine::of_kernel();
+    if line.pair.is_some_and(|pair| pair != config.name) {
+        // The menu was that of another pair, whose copy is not the one that is newer.
+        let why = format!("a system has run from the copy of the pair {}, which was not meant", config.name);
+        return Err(not_asked(&seen, &why).next("choose that entry in the menu of its DPSR disk"));
+    }
     say(Level::Warning, "looking whether the copy can be made a generation again");
     let sequence = {
         let store = claimed(config)?;
@@ -80,7 +86,9 @@ pub(super) fn given_up(dir: &Path, config: &PairConfig) -> Result<Option<Instead
     let primary = !way_back && comes(config, Target::home(&seen.contents).as_ref());
     let since = seen.contents.live_since().map_or(String::new(), |since| format!(" since {}", utc(since)));
     let way_back = if way_back { ", AND THE WAY BACK THAT WAS BEGUN," } else { "" };
-    let lost = format!("WHAT THE SYSTEM HAS WRITTEN{since}{way_back} IS LOST WITH THAT.");
+    let (pair, disk) = (&config.name, seen.dpsr.probe.name());
+    let lost =
+        format!("pair {pair}, {disk}: WHAT THE SYSTEM HAS WRITTEN{since}{way_back} IS LOST WITH THAT.");
     let answer = ask::instead(complete(&seen)?, primary, &lost).within(THINKING);
     let answer = answer.ok_or_else(|| not_asked(&seen, "nobody has said one"))?;
     drop(seen);

@@ -323,6 +323,7 @@ fn what_a_machine_wrote_is_given_up_whole_or_not_at_all() {
     assert!(everything() == before, "something was written");
     go_live(&mut store, None, NOW, &mut any).unwrap();
     assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(put_back_whole(&mut store).unwrap_err().kind(), Kind::Damaged);
     assert!(matches!(opened(&stage.world).contents.superblock.state, State::LiveNoHistory(_)));
 }
 
