@@ -19,8 +19,9 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// A folder of this workspace, and where the files in it go. One that is not there has nothing to install.
-const FOLDERS: [(&str, &str); 10] = [
+const FOLDERS: [(&str, &str); 11] = [
     ("dracut/55dpsr", "usr/lib/dracut/modules.d/55dpsr"),
+    ("dracut/dracut.conf.d", "usr/lib/dracut/dracut.conf.d"),
     ("udev", "usr/lib/udev/rules.d"),
     ("systemd", "usr/lib/systemd/system"),
     ("hooks/kernel", "etc/kernel/postinst.d"),

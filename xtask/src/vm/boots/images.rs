@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
 use super::lost::KERNEL;
+use super::unwrapped::{PLAIN, stands_on, with_words};
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::data::MIB;
@@ -16,7 +17,8 @@ use crate::vm::machine::{Disk, Machine, Start};
 use crate::vm::{DPSR, PRIMARY, faults, must};
 
 /// The primary's initramfs is made for the disks there are, as Debian makes it where nobody has said otherwise: it wraps the
-/// primary, and starts the copy, and the DPSR disk has another one.
+/// primary, and starts the copy, and the DPSR disk has another one. One that is made where the primary is wrapped serves it
+/// where it is not just as well.
 pub(super) fn made_for_this_machine(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
@@ -26,12 +28,17 @@ pub(super) fn made_for_this_machine(rig: &Rig) -> Result<()> {
     machine.guest()?.ok(own)?;
     let done = dpsr_json(&mut machine, "boot install")?;
     must(done.text("initramfs")? == "built", || format!("{done:?}"))?;
-    let start = Instant::now();
-    let made = machine.run_within(PATIENCE, "dracut --force --quiet && sync")?;
-    must(made.code == 0, || format!("dracut: {made:?}"))?;
-    say(format_args!("an initramfs for this machine: {:.1} s", start.elapsed().as_secs_f64()));
+    made_anew(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped by it")?;
     is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    made_anew(&mut machine)?;
+    with_words(&mut machine, "dpsr.boot=off")?;
+    restarted(&mut machine, "by request plain, by one that was made where it was wrapped")?;
+    stands_on(&mut machine, PLAIN)?;
+    is_the_primary(&mut machine)?;
+    with_words(&mut machine, "")?;
+    restarted(&mut machine, "wrapped by that")?;
     stands_on_dpsr(&mut machine)?;
     two_generations(&mut machine)?;
     machine.shut_down()?;
@@ -43,6 +50,14 @@ pub(super) fn made_for_this_machine(rig: &Rig) -> Result<()> {
     from_the_copy(&mut machine)?;
     let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
     from_the_copy(&mut machine)
+}
+
+fn made_anew(machine: &mut Machine) -> Result<()> {
+    let start = Instant::now();
+    let made = machine.run_within(PATIENCE, "dracut --force --quiet && sync")?;
+    must(made.code == 0, || format!("dracut: {made:?}"))?;
+    say(format_args!("an initramfs for this machine: {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
 }
 
 fn from_the_copy(machine: &mut Machine) -> Result<()> {
