@@ -110,13 +110,37 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
         let key = rest.first().copied().unwrap_or("none");
         let options = rest.get(1).copied().unwrap_or_default();
         if key == "none" || key == "-" || options.contains("tpm2-device") {
-            found.push(Finding::known(
-                format!("the LUKS volume {name} will ask for its passphrase at a failover"),
-                "nothing; have a passphrase that somebody knows, because a TPM gives no key to another loader",
-            ));
+            found.push(will_ask(name));
         }
     }
     found
+}
+
+fn will_ask(volume: &str) -> Finding {
+    Finding::known(
+        format!("the LUKS volume {volume} will ask for its passphrase at a failover"),
+        "nothing; have a passphrase that somebody knows, because a TPM gives no key to another loader",
+    )
+}
+
+/// The LUKS volumes under the root of which crypttab(5) says nothing, because the kernel's command line names them, and
+/// no key for them.
+pub fn locked(crypttab: &str, line: &str, layers: &[Layer]) -> Vec<Finding> {
+    if line::words(line).iter().any(|word| word.starts_with("rd.luks.key=")) {
+        return Vec::new();
+    }
+    let lines = crypttab.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let sources: Vec<&str> = lines.filter_map(|line| line.split_whitespace().nth(1)).collect();
+    // Of a source by another name nobody here knows which volume that is.
+    if sources.iter().any(|source| !source.starts_with("UUID=") && !source.contains("/by-uuid/")) {
+        return Vec::new();
+    }
+    let sources: Vec<String> = sources.into_iter().map(digits).collect();
+    let unsaid = layers.iter().filter_map(|layer| match layer {
+        Layer::Luks(uuid) if !sources.iter().any(|source| source.ends_with(&digits(uuid))) => Some(will_ask(uuid)),
+        _ => None,
+    });
+    unsaid.collect()
 }
 
 const INITRAMFS_TOOLS: &str = "initramfs images are made by initramfs-tools, in which dpsr has no part";
@@ -366,6 +390,26 @@ mod tests {
             "root=/dev/mapper/vg-root ro rd.auto=0 rd.lvm.lv=vg/swap rd.md.uuid=2 rd.luks.uuid=3",
             &layers
         )));
+    }
+
+    #[test]
+    fn a_locked_root_asks_whoever_says_that_it_is_one() {
+        let uuid = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05";
+        let layers = [Layer::Luks(uuid.to_owned()), Layer::Volume("vg".to_owned(), "root".to_owned())];
+        let asks = |crypttab: &str, line: &str| {
+            let all = [super::crypttab(crypttab), locked(crypttab, line, &layers)].concat();
+            all.into_iter().map(|it| it.what).collect::<Vec<_>>()
+        };
+        let by_uuid = [format!("the LUKS volume {uuid} will ask for its passphrase at a failover")];
+        assert_eq!(asks("", "rd.luks.uuid=1d3f"), by_uuid);
+        assert_eq!(asks(&format!("# root UUID={uuid} none\n"), "ro"), by_uuid);
+        let by_name = ["the LUKS volume root will ask for its passphrase at a failover"];
+        assert_eq!(asks(&format!("root UUID={uuid} none luks\n"), "ro"), by_name);
+        assert_eq!(asks(&format!("root /dev/disk/by-uuid/{uuid} - tpm2-device=auto\n"), "ro"), by_name);
+        // Where there is a key, nobody is asked.
+        assert_eq!(asks(&format!("root PARTUUID={uuid} /etc/key luks\n"), "ro"), [""; 0]);
+        assert_eq!(asks(&format!("root UUID={uuid} /etc/key luks\n"), "ro"), [""; 0]);
+        assert_eq!(asks("", "rd.luks.key=/etc/key"), [""; 0]);
     }
 
     #[test]

@@ -153,8 +153,10 @@ fn in_the_way(roots: &Roots, primary: Option<(&Probe, &[Bytes])>) -> Result<Vec<
     found.extend(check::fstab(&read("etc/fstab"), |source| {
         primary.and_then(|(primary, left_out)| facts::is_copied(roots, primary, left_out, source))
     }));
-    found.extend(check::crypttab(&read("etc/crypttab")));
-    found.extend(check::assembled(&command_line()?, &facts::layers(roots)));
+    let (crypttab, line, layers) = (read("etc/crypttab"), command_line()?, facts::layers(roots));
+    found.extend(check::crypttab(&crypttab));
+    found.extend(check::locked(&crypttab, &line, &layers));
+    found.extend(check::assembled(&line, &layers));
     let others = primary.map(|(primary, _)| facts::other_disks(roots, primary)).unwrap_or_default();
     found.extend(check::stack(&facts::root_kind(roots), &others));
     found.extend(check::generator(switch::has_dracut(root()), switch::has_initramfs_tools(root())));
