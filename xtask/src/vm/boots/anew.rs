@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What runs from the copy does not start any more, and the primary is gone: an older generation takes its place.
+//! What ran from the copy is given up: a drill ends with the primary; and where that is gone and the copy does not start
+//! any more, an older generation takes its place.
 
 use std::fs;
 
@@ -17,13 +18,17 @@ const ENTRY: &str = "Give up what was written since the copy was started (dpsr)"
 /// Somebody at the console wants the first generation.
 const FIRST: Answer = Answer::new("Type its number and Enter: ", "1");
 
+/// Somebody there wants the primary.
+const PRIMARY_ITSELF: Answer = Answer::new("Type its number and Enter: ", "0");
+
 pub(super) fn copy_given_up(rig: &Rig) -> Result<()> {
     let mut machine = wrapped(rig, [&rig.primary, &rig.dpsr])?;
     two_generations(&mut machine)?;
     machine.power_cut();
+    drill(rig)?;
 
     let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
-    marked(&mut machine, "second")?;
+    marked(&mut machine, "third")?;
     mark(&mut machine, "fourth")?;
     by_itself(&mut machine, "0", &format!("'{ENTRY}'"))?;
     machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
@@ -39,7 +44,7 @@ pub(super) fn copy_given_up(rig: &Rig) -> Result<()> {
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "first")?;
     let status = dpsr_json(&mut machine, "status")?;
-    let aside = status.text("state")? == "live-aside" && status.number("generation")? == 2;
+    let aside = status.text("state")? == "live-aside" && status.number("generation")? == 3;
     must(aside, || format!("{status:?}"))?;
     mark(&mut machine, "fifth")?;
     by_itself(&mut machine, &format!("'{ENTRY}'"), "0")?;
@@ -47,6 +52,29 @@ pub(super) fn copy_given_up(rig: &Rig) -> Result<()> {
     marked(&mut machine, "fifth")?;
     stands_on_dpsr(&mut machine)?;
     machine.shut_down()
+}
+
+/// The copy runs for a while without the primary, which then goes on as if nothing had been: the next sync has what is on
+/// it.
+fn drill(rig: &Rig) -> Result<()> {
+    let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, for a drill")?;
+    marked(&mut machine, "second")?;
+    mark(&mut machine, "drill")?;
+    by_itself(&mut machine, "0", &format!("'{ENTRY}'"))?;
+    machine.shut_down()?;
+
+    let both = [&rig.dpsr, &rig.primary];
+    let mut machine = rig.machine(Start::Bios, &both)?.answered(Some(PRIMARY_ITSELF));
+    booted(&mut machine, "the primary, the drill given up")?;
+    is_the_primary(&mut machine)?;
+    stands_on_dpsr(&mut machine)?;
+    marked(&mut machine, "third")?;
+    let status = dpsr_json(&mut machine, "status")?;
+    must(status.text("state")? == "clean", || format!("{status:?}"))?;
+    let synced = dpsr_json(&mut machine, "sync")?;
+    must(synced.number("generation")? == 3, || format!("{synced:?}"))?;
+    machine.power_cut();
+    Ok(())
 }
 
 /// Which entry of the DPSR disk's menu is started by itself.
