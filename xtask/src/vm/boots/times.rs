@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What being wrapped costs a start. The first start of a new system is not like later ones, so that plain and wrapped
-//! ones take turns here, after the same past.
+//! What being wrapped costs a start, and how long a machine takes to come back from its copy. The first start of a new
+//! system is not like later ones, so that plain and wrapped ones take turns here, after the same past.
 
-use super::failover::{Startup, on, record_in_initramfs, restarted, stands_on_dpsr, startup};
+use super::failover::{Startup, on, restarted, stands_on_dpsr, startup, wrapped};
 use super::unwrapped::{PLAIN, stands_on, with_words};
-use super::{Rig, init, say};
+use super::{Rig, dpsr, say};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 
 /// How often each way.
 const ROUNDS: usize = 5;
 
-/// A table of medians: seconds in the initramfs, and from the kernel's first to multi-user.
+/// A table of medians: seconds in the initramfs, and from the kernel's first to multi-user. Of the starts from the copy
+/// the first one waits for the primary; the others go on, and wait for nothing.
 pub(super) fn boot_times(rig: &Rig) -> Result<()> {
-    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
-    init(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
-    let mut taken: [Vec<Startup>; 2] = Default::default();
+    let mut machine = wrapped(rig, [&rig.primary, &rig.dpsr])?;
+    dpsr(&mut machine, "sync")?;
+    let mut taken: [Vec<Startup>; 3] = Default::default();
     for _ in 0..ROUNDS {
         with_words(&mut machine, "dpsr.boot=off")?;
         restarted(&mut machine, "plain")?;
@@ -29,13 +29,29 @@ pub(super) fn boot_times(rig: &Rig) -> Result<()> {
         is_up(&mut machine)?;
         taken[1].push(startup(&mut machine)?);
     }
-    for (what, taken) in ["plain", "wrapped"].into_iter().zip(&taken) {
-        let (initramfs, all) = (median(taken, |it| it.0), median(taken, |it| it.1));
-        say(format_args!(
-            "| {what:<8} | initramfs {initramfs:5.1} s | from the kernel to multi-user {all:5.1} s | median of {ROUNDS} |"
-        ));
+    machine.power_cut();
+
+    let mut machine = on(rig, Start::Uefi, &[&rig.dpsr], "from the copy, the primary missing")?;
+    stands_on_dpsr(&mut machine)?;
+    is_up(&mut machine)?;
+    let first = startup(&mut machine)?;
+    for _ in 0..ROUNDS {
+        restarted(&mut machine, "from the copy again")?;
+        stands_on_dpsr(&mut machine)?;
+        is_up(&mut machine)?;
+        taken[2].push(startup(&mut machine)?);
     }
+    for (what, taken) in ["plain", "wrapped", "copy"].into_iter().zip(&taken) {
+        row(what, (median(taken, |it| it.0), median(taken, |it| it.1)), &format!("median of {ROUNDS}"));
+    }
+    row("failover", first, "once; the wait for the primary is in it");
     machine.shut_down()
+}
+
+fn row(what: &str, (initramfs, all): Startup, how: &str) {
+    say(format_args!(
+        "| {what:<8} | initramfs {initramfs:5.1} s | from the kernel to multi-user {all:5.1} s | {how} |"
+    ));
 }
 
 /// The agent answers before everything is started.
