@@ -2,6 +2,7 @@
 //! A machine whose initramfs images are made by initramfs-tools, on LVM, as Debian installs it, with a devices file.
 //! dracut takes its place only when somebody says so, and it gets it back.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
 
     let mut machine = on(rig, Start::Bios, &[&rig.dpsr], "from the copy, the primary missing")?;
     is_the_primary(&mut machine)?;
+    told_though_quiet(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     swaps(&mut machine)?;
     marked(&mut machine, "second")?;
@@ -79,6 +81,15 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
     let told = again.output.contains("removed:   initramfs-tools");
     must(again.code == 3 && told, || format!("{}: {}", again.code, again.output))?;
     machine.shut_down()
+}
+
+/// The kernel was told to be quiet, and whoever stands before the console reads what has happened all the same.
+fn told_though_quiet(machine: &mut Machine) -> Result<()> {
+    let level = machine.guest()?.ok("grep --only-matching --word-regexp quiet /proc/cmdline; cat /proc/sys/kernel/printk")?;
+    must(level.starts_with("quiet\n4"), || format!("the kernel was not told to be quiet: {level}"))?;
+    let said = fs::read(machine.console()).map_err(|error| format!("reading the console: {error}"))?;
+    let told = String::from_utf8_lossy(&said).contains("THIS SYSTEM RUNS FROM ITS COPY");
+    must(told, || "nobody at the console was told".to_owned())
 }
 
 /// The power fails in the switch, and in its being taken back: the primary starts each time, and what was begun can be ended.

@@ -155,7 +155,9 @@ impl Layout {
     pub fn words(self) -> String {
         match self {
             Self::Raid => format!("root=UUID={ROOT_UUID} rd.md.uuid={ARRAY_UUID}"),
-            Self::Lvm | Self::Stock => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
+            Self::Lvm => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root"),
+            // As Debian's installer leaves it.
+            Self::Stock => format!("root=/dev/mapper/{SYSTEM}-root rd.lvm.lv={SYSTEM}/root quiet"),
             Self::Luks => format!("root=UUID={ROOT_UUID} rd.luks.name={LUKS_UUID}=locked"),
             Self::Stacked => {
                 let opened = format!("rd.luks.name={LUKS_UUID}=locked rd.lvm.lv={SYSTEM}/root");
