@@ -46,12 +46,29 @@ pub fn card(config: &PairConfig, store: &FoundStore, status: &Status) -> String 
     for volume in &status.volumes {
         volume_lines(&mut line, volume);
     }
-    line(format_args!(
-        "\n   then mount -o ro (xfs: ro,norecovery,nouuid; LUKS: cryptsetup open --readonly)."
-    ));
-    line(format_args!("   Take every loop device away (losetup -d) before this disk is used again."));
+    text.push_str(FURTHER);
     text
 }
+
+/// What is on a volume, one layer after the other. A logical volume that may be written to has no device on one that may
+/// not, and a group is looked for on one device alone, because its original may be there, too.
+const FURTHER: &str = r#"
+   It prints the name of a loop device, LOOP below. blkid -p LOOP tells what is on it:
+
+   ext4   mount -o ro,noload LOOP /mnt
+   xfs    mount -o ro,norecovery,nouuid LOOP /mnt
+   btrfs  mount -o ro,rescue=nologreplay LOOP /mnt
+   others mount -o ro LOOP /mnt
+   LUKS   cryptsetup open --readonly LOOP dpsr-opened
+          and go on with /dev/mapper/dpsr-opened instead of LOOP.
+   LVM    vgs --devices LOOP
+          names its GROUP, which must not be in use on this machine.
+          vgchange --devices LOOP --config 'activation { read_only_volume_list = [ "GROUP" ] }' --activate y GROUP
+          and go on with /dev/GROUP/VOLUME instead of LOOP; ls /dev/GROUP names them.
+
+   Afterwards, before this disk is used again: umount /mnt; vgchange --devices LOOP --activate n GROUP;
+   cryptsetup close dpsr-opened; losetup -d LOOP.
+"#;
 
 fn volume_lines(line: &mut impl FnMut(std::fmt::Arguments<'_>), volume: &VolumeStatus) {
     let shown = format!("volume {} {:?}, {} bytes, {}", volume.name, volume.label, volume.size.0, volume.id);

@@ -137,7 +137,9 @@ pub fn locked(crypttab: &str, line: &str, layers: &[Layer]) -> Vec<Finding> {
     }
     let sources: Vec<String> = sources.into_iter().map(digits).collect();
     let unsaid = layers.iter().filter_map(|layer| match layer {
-        Layer::Luks(uuid) if !sources.iter().any(|source| source.ends_with(&digits(uuid))) => Some(will_ask(uuid)),
+        Layer::Luks(uuid) if !sources.iter().any(|source| source.ends_with(&digits(uuid))) => {
+            Some(will_ask(uuid))
+        }
         _ => None,
     });
     unsaid.collect()

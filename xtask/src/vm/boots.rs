@@ -115,6 +115,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The disks of one case.
 struct Rig {
+    debian: Debian,
     layout: Layout,
     /// Whether there is no time for the way back after each pulled disk.
     brief: bool,
@@ -134,7 +135,7 @@ impl Rig {
         let file = folder.join("dpsr.img");
         make_sparse(&file, 8 * GIB)?;
         let dpsr = Disk { name: DPSR, file, format: Format::Raw };
-        Ok(Self { layout, brief, folder: folder.to_owned(), primary, mirror, dpsr })
+        Ok(Self { debian, layout, brief, folder: folder.to_owned(), primary, mirror, dpsr })
     }
 
     /// The machine with these disks, and no others, off. Where the primary is, its other half is, too.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-pub use layout::{ARRAY_UUID, Layout, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID};
+pub use layout::{ARRAY_UUID, Layout, ROOT_PARTUUID, ROOT_UUID, SWAP_UUID, SYSTEM};
 use layout::{BIOS, BOOT_UUID, ESP_ID};
 pub use system::PASSPHRASE;
 

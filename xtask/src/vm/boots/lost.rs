@@ -150,7 +150,9 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
         Loss::Zeroed => (Start::Bios, [dpsr, primary], "from the copy, the primary's first MiB zeros"),
         Loss::Fails => (Start::Bios, [dpsr, primary], "from the copy, the primary failing"),
         Loss::Dies => (Start::Uefi, [primary, dpsr], "from the copy, by the primary's initramfs"),
-        Loss::Dead(start) => (start, [primary, dpsr], "from the copy, the primary dead when the firmware tries it"),
+        Loss::Dead(start) => {
+            (start, [primary, dpsr], "from the copy, the primary dead when the firmware tries it")
+        }
     };
     let mut machine = rig.machine(start, &disks)?;
     let took = match loss {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The same for whatever the root stands on: the disk is pulled, the machine comes back from the copy, and goes back.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use super::failover::{
 };
 use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
-use crate::vm::installed::{Layout, PASSPHRASE, ROOT_PARTUUID};
+use crate::vm::image::Image;
+use crate::vm::installed::{Layout, PASSPHRASE, ROOT_PARTUUID, SYSTEM};
 use crate::vm::machine::{Machine, Start};
-use crate::vm::must;
 use crate::vm::typist::Answer;
+use crate::vm::{DPSR, must};
 
 /// Nobody writes this by chance, and nobody but root may ever read it.
 const CANARY: &str = "plaintext-canary-9b1f0c5e5d2f7a07";
@@ -115,6 +116,9 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }
+    if !rig.layout.is_plain() {
+        by_the_card(rig)?;
+    }
 
     let mut machine = on(rig, start, &[&rig.dpsr], "from the copy, the primary missing")?;
     is_the_primary(&mut machine)?;
@@ -131,6 +135,45 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     say(format_args!("from the kernel to multi-user: {all:.1} s"));
     mark(&mut machine, "fifth")?;
     machine.shut_down()
+}
+
+/// On another machine, with nothing of dpsr, the card on the disk leads to the files of the root; nothing is written to the
+/// disk.
+fn by_the_card(rig: &Rig) -> Result<()> {
+    let folder = rig.folder.join("rescue");
+    fs::create_dir_all(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
+    let mut machine = Machine::new(&Image::of(rig.debian)?, vec![rig.dpsr.clone()], &folder)?;
+    booted(&mut machine, "another machine")?;
+    let guest = machine.guest()?;
+    let card = guest
+        .ok("mount -o ro /dev/disk/by-label/DPSR-ESP /mnt && cat /mnt/DPSR-RECOVERY.txt && umount /mnt")?;
+    let after = |before: &str, words: &str| {
+        let mut lines = card.lines().map(str::trim).skip_while(|line| !line.contains(before));
+        let line = lines.find_map(|line| line.find(words).map(|at| line[at..].to_owned()));
+        line.ok_or_else(|| format!("the card does not say {words:?}: {card}"))
+    };
+    let attach =
+        after("\"root\"", "losetup")?.replace("/dev/THIS-DISK", &format!("/dev/disk/by-id/virtio-{DPSR}"));
+    let mut device = guest.ok(&attach)?.trim().to_owned();
+    if rig.layout.is_locked() {
+        let open = after("LUKS", "cryptsetup open")?.replace("LOOP", &device);
+        guest.ok(&format!("printf '{PASSPHRASE}' | {open} --key-file -"))?;
+        device = "/dev/mapper/dpsr-opened".to_owned();
+    }
+    if rig.layout.has_volumes() {
+        let group = guest.ok(&after("LVM", "vgs")?.replace("LOOP", &device))?;
+        must(group.contains(SYSTEM), || format!("the group on {device}: {group}"))?;
+        let activate = after("LVM", "vgchange")?.replace("LOOP", &device).replace("GROUP", SYSTEM);
+        guest.ok(&activate)?;
+        device = format!("/dev/{SYSTEM}/root");
+    }
+    let mount = after(&format!("{} ", rig.layout.filesystem()), "mount")?.replace("LOOP", &device);
+    let found = guest.ok(&format!("{mount} && cat /mnt/root/marker"))?;
+    must(found == "second\n", || format!("by the card there was {found:?}"))?;
+    let written = machine.written(DPSR)?;
+    must(written == 0, || format!("{written} bytes were written to the DPSR disk"))?;
+    machine.power_cut();
+    Ok(())
 }
 
 /// A disk that nobody has unlocked yet is not a missing one.

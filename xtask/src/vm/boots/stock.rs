@@ -85,7 +85,9 @@ pub(super) fn initramfs_tools(rig: &Rig) -> Result<()> {
 
 /// The kernel was told to be quiet, and whoever stands before the console reads what has happened all the same.
 fn told_though_quiet(machine: &mut Machine) -> Result<()> {
-    let level = machine.guest()?.ok("grep --only-matching --word-regexp quiet /proc/cmdline; cat /proc/sys/kernel/printk")?;
+    let level = machine
+        .guest()?
+        .ok("grep --only-matching --word-regexp quiet /proc/cmdline; cat /proc/sys/kernel/printk")?;
     must(level.starts_with("quiet\n4"), || format!("the kernel was not told to be quiet: {level}"))?;
     let said = fs::read(machine.console()).map_err(|error| format!("reading the console: {error}"))?;
     let told = String::from_utf8_lossy(&said).contains("THIS SYSTEM RUNS FROM ITS COPY");
