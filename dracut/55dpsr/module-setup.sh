@@ -38,6 +38,7 @@ install() {
         >"$initdir$systemdsystemconfdir/systemd-hibernate-resume@.service.d/dpsr.conf"
     inst_simple "$moddir/61-dpsr-wrap.rules" /usr/lib/udev/rules.d/61-dpsr-wrap.rules
     inst_hook pre-pivot 50 "$moddir/lvm-all.sh"
+    inst_hook initqueue/settled 01 "$moddir/at-work.sh"
     note
 }
 

@@ -4,8 +4,9 @@
 
 /// Words with which every boot from the DPSR disk ends: nothing is resumed from a copy (that would corrupt
 /// it), systemd does not look for partitions beside the root, and no device is waited for without end, but for
-/// longer than a decision, and the end of a way back, may take.
-const ALWAYS: [&str; 4] = ["noresume", "systemd.gpt_auto=0", "rd.timeout=1800", "rd.retry=1800"];
+/// longer than a decision, a roll-back and the end of a way back may take: the time of a device begins with the start, that
+/// of dracut's own queue once dpsr is done.
+const ALWAYS: [&str; 4] = ["noresume", "systemd.gpt_auto=0", "rd.timeout=43200", "rd.retry=1800"];
 
 /// Names of words that are left out, because the loader says them anew or because they are ours.
 const DROPPED: [&str; 8] = [
@@ -101,7 +102,7 @@ mod tests {
                        dyndbg=\"file drivers/usb/* +p\" console=tty0 console=ttyS1,9600n8 initrd=\\x rd.timeout=0\n";
         let cleaned = cleaned(running);
         let wanted = "root=UUID=1|ro|quiet|dyndbg=file drivers/usb/* +p|console=tty0|console=ttyS1,9600n8|\
-                      noresume|systemd.gpt_auto=0|rd.timeout=1800|rd.retry=1800";
+                      noresume|systemd.gpt_auto=0|rd.timeout=43200|rd.retry=1800";
         assert_eq!(cleaned.join("|"), wanted);
         assert_eq!(serial(running), Some((1, 9600)));
         assert_eq!(serial("console=ttyS0 quiet"), Some((0, 115_200)));
@@ -114,7 +115,7 @@ mod tests {
     fn nobody_is_waited_for() {
         let running = "root=UUID=1 single dpsr.wait=60 rd.break=pre-mount init=/bin/bash 1 systemd.unit=rescue.target \
                        dpsr.boot=off net.ifnames=0 emergency";
-        let wanted = "root=UUID=1|dpsr.wait=60|net.ifnames=0|noresume|systemd.gpt_auto=0|rd.timeout=1800|rd.retry=1800";
+        let wanted = "root=UUID=1|dpsr.wait=60|net.ifnames=0|noresume|systemd.gpt_auto=0|rd.timeout=43200|rd.retry=1800";
         assert_eq!(cleaned(running).join("|"), wanted);
         assert_eq!(cleaned("init=/usr/lib/systemd/systemd")[0], "init=/usr/lib/systemd/systemd");
     }

@@ -41,6 +41,12 @@ const READING: Duration = Duration::from_secs(60);
 /// The same where they typed what could not be done.
 const READING_TYPED: Duration = Duration::from_secs(900);
 
+/// How long taking the wrap away may take: a disk that takes commands and answers none would keep the machine for ever.
+const UNWRAPPING: Duration = Duration::from_secs(60);
+
+/// There while the copy is decided on and made ready: nobody gives up the root meanwhile. (`at-work.sh`)
+const AT_WORK: &str = "/run/dpsr/at-work";
+
 /// Units until the next boot. (systemd.unit(5))
 const UNITS: &str = "/run/systemd/system";
 
@@ -53,6 +59,15 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// Looks at the disks until it is clear which system to start. Where that is the copy's, its devices are
 /// there afterwards.
 pub fn run(dir: &Path) {
+    let at_work = fs::create_dir_all("/run/dpsr").and_then(|()| fs::write(AT_WORK, ""));
+    if let Err(error) = at_work {
+        say(Level::Warning, &format!("{AT_WORK}: {error}, ignoring: others may give up the root meanwhile"));
+    }
+    decided(dir);
+    let _there_no_more = fs::remove_file(AT_WORK);
+}
+
+fn decided(dir: &Path) {
     let line = CmdLine::of_kernel();
     let asked = match line.boot {
         Boot::Plain => return,
@@ -135,7 +150,11 @@ fn copy(dir: &Path, config: &PairConfig, why: &str) -> Result<()> {
     if let Err(error) = upon::let_go(config) {
         say(Level::Warning, &format!("{error}, ignoring: it stands on the primary"));
     }
-    unwrapped(config)?;
+    let of = config.clone();
+    presence::in_time(UNWRAPPING, move || unwrapped(&of)).unwrap_or_else(|| {
+        let why = "the primary does not answer, and its wrap cannot be taken away";
+        Err(Error::new(Kind::Device, "starting the copy", why).left("nothing was written"))
+    })?;
     hide::what_is_there(config);
     if let Some(usage) = hide::still_used(config) {
         let why = format!("the primary is in use already: {usage}");
