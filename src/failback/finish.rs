@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fence::fenced;
 use super::target::Target;
-use super::{Parts, beyond, put_back};
+use super::{Parts, beyond, kept, put_back};
 use crate::attach::Held;
 use crate::config::PairConfig;
 use crate::disk::file::{Access, FileDisk};
@@ -27,13 +27,10 @@ use crate::pair::sysfs::Roots;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::swap;
-use crate::units::{Bytes, Generation, SECTOR};
+use crate::units::{Bytes, CHUNK, Generation, SECTOR};
 use crate::wrap::DiskId;
 
 const DOING: &str = "going back to a disk";
-
-/// The last step, in words.
-const COPY_AGAIN: &str = "making the copy a generation again";
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +71,11 @@ fn as_left(from: Option<&dyn ReadDisk>, to: &dyn ReadDisk, edges: &[Range<Bytes>
 
 /// Makes the image a generation again though nothing was copied anywhere. What cannot be had is given up only where the
 /// primary is there.
-pub fn undone(config: &PairConfig, store: &mut Store) -> Result<Option<Generation>> {
+pub fn undone(config: &PairConfig, store: &mut Store, progress: &dyn Progress) -> Result<Option<Generation>> {
     let home = Target::home(&store.contents);
     match presence::primary(config, home.as_ref()) {
-        Presence::There => put_back::put_back(store),
-        _ => put_back::put_back_whole(store),
+        Presence::There => put_back::put_back(store, progress),
+        _ => put_back::put_back_whole(store, progress),
     }
 }
 
@@ -90,12 +87,11 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
     let held = Held::of(roots, &dpsr)?;
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
     if matches!(store.contents.superblock.state, State::Returning(_)) {
-        progress.begin(COPY_AGAIN, Bytes::ZERO);
         if Target::in_store(&store.contents).is_some() {
-            let generation = put_back::put_back(&mut store)?;
+            let generation = put_back::put_back(&mut store, progress)?;
             return Ok(Finished::Back { differed: Bytes::ZERO, generation });
         }
-        return undone(config, &mut store).map(Finished::GivenUp);
+        return undone(config, &mut store, progress).map(Finished::GivenUp);
     }
     let Some(target) = Target::in_store(&store.contents) else { return Ok(Finished::Nothing) };
     let contents = store.contents.clone();
@@ -113,6 +109,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         }
     };
     let older = Older::running(roots, &contents, &dpsr, held.base)?;
+    let changed = kept::changed(&store)?;
     drop(store);
     drop(dpsr);
     let differed = {
@@ -132,8 +129,6 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         let from: Arc<dyn ReadDisk> = Arc::new(FileDisk::open(image.node(), Access::Read)?);
         let to: Arc<dyn WriteDisk> = Arc::new(disk);
         let parts = Parts::of(&contents, stays.as_ref());
-        let what = format!("copying what has changed to {}", to.name());
-        progress.begin(&what, parts.size());
         as_left(Some(from.as_ref()), to.as_ref(), &parts.edges)?;
         as_left(None, to.as_ref(), beyond(to.size(), contents.newest_map().disk).as_slice())?;
         let asleep = swap::wake(to.as_ref(), &contents.index, contents.running_map())?;
@@ -142,13 +137,23 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
                 "it had gone to sleep, and is not woken: its memory is older than its disk, ignoring"
             );
         }
-        let body = mirror(&from, &to, &parts.body, progress)?;
-        body + mirror(&from, &to, &parts.edges, progress)?
+        let what = format!("copying what has changed to {}", to.name());
+        // All else was copied while the system ran, and is as it was since before it did.
+        let body = match &changed {
+            Some(changed) => {
+                progress.begin(&what, Bytes(changed.count() * CHUNK));
+                mirror(&from, &to, parts.within(changed), progress)?
+            }
+            None => {
+                progress.begin(&what, parts.size());
+                mirror(&from, &to, parts.body.iter().cloned(), progress)?
+            }
+        };
+        body + mirror(&from, &to, parts.edges.iter().cloned(), progress)?
     };
     let dpsr = Arc::new(claimed(roots, config)?);
     let mut store = Store::open(dpsr.clone(), dpsr.store.range.clone(), owner())?;
-    progress.begin(COPY_AGAIN, Bytes::ZERO);
-    let generation = put_back::put_back(&mut store)?;
+    let generation = put_back::put_back(&mut store, progress)?;
     Ok(Finished::Back { differed, generation })
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Makes one disk equal to another: both are read, and only what differs is written.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,45 +10,44 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::units::{Bytes, CHUNK};
 
-/// Makes `ranges` of `to` equal to those of `from`, and flushes; how much of it differed. Where they are not
-/// multiples of a sector they end with the disk.
+/// Makes `ranges` of `to` equal to those of `from`, and flushes; how much of it differed. None of them is empty; where they
+/// are not multiples of a sector they end with the disk.
 pub fn mirror(
     from: &Arc<dyn ReadDisk>,
     to: &Arc<dyn WriteDisk>,
-    ranges: &[Range<Bytes>],
+    ranges: impl IntoIterator<Item = Range<Bytes>>,
     progress: &dyn Progress,
 ) -> Result<Bytes> {
     let mut disks = Disks::default();
     let (source, target) = (disks.add_read(from.clone()), disks.add_write(to.clone()));
     let mut engine = Engine::new(disks, Shape::default())?;
-    let ranges: VecDeque<_> = ranges.iter().filter(|range| range.start < range.end).cloned().collect();
-    let mut work = Mirror { source, target, ranges, differed: Bytes::ZERO, progress };
+    let ranges = ranges.into_iter();
+    let mut work = Mirror { source, target, ranges, rest: None, differed: Bytes::ZERO, progress };
     engine.run(&mut work)?;
     to.flush().map_err(|error| Error::device("flushing", to.name(), &error))?;
     Ok(work.differed)
 }
 
-struct Mirror<'a> {
+struct Mirror<'a, I> {
     source: ReadId,
     target: WriteId,
-    ranges: VecDeque<Range<Bytes>>,
+    ranges: I,
+    /// What is left of the range that was begun.
+    rest: Option<Range<Bytes>>,
     differed: Bytes,
     progress: &'a dyn Progress,
 }
 
-impl Work for Mirror<'_> {
+impl<I: Iterator<Item = Range<Bytes>>> Work for Mirror<'_, I> {
     type Tag = Range<Bytes>;
 
     /// The first half of the buffer takes the source, the second the target.
     fn next(&mut self, batch: &mut Batch) -> Result<Option<Range<Bytes>>> {
-        let Some(range) = self.ranges.front_mut() else { return Ok(None) };
+        let Some(range) = self.rest.take().or_else(|| self.ranges.next()) else { return Ok(None) };
         let half = batch.bytes().len() / 2;
         let end = (range.start + Bytes(half as u64)).min(range.end);
         let part = range.start..end;
-        range.start = end;
-        if range.start == range.end {
-            self.ranges.pop_front();
-        }
+        self.rest = Some(end..range.end).filter(|rest| rest.start < rest.end);
         let len = (part.end - part.start).usize();
         batch.read(self.source, part.start, 0..len);
         batch.read(self.target.as_read(), part.start, half..half + len);
@@ -106,7 +104,7 @@ mod tests {
         let spared = Bytes(1024 * 1024)..Bytes(2 * 1024 * 1024);
         write_all_at(from.as_ref(), spared.start, &[7; 4096]).unwrap();
         let ranges = [Bytes::ZERO..spared.start, spared.end..Bytes(SIZE)];
-        let differed = mirror(&reader, &writer, &ranges, &Silent).unwrap();
+        let differed = mirror(&reader, &writer, ranges.clone(), &Silent).unwrap();
         assert_eq!(differed, Bytes(CHUNK + 512));
         let mut bytes = [vec![0; SIZE as usize], vec![0; SIZE as usize]];
         read_exact_at(from.as_ref(), Bytes::ZERO, &mut bytes[0]).unwrap();
@@ -115,7 +113,7 @@ mod tests {
         assert!(from[..spared.start.usize()] == to[..spared.start.usize()]);
         assert!(from[spared.end.usize()..] == to[spared.end.usize()..]);
         assert_ne!(from[spared.start.usize()], to[spared.start.usize()], "what was not asked for stays");
-        let again = mirror(&reader, &writer, &ranges, &Silent).unwrap();
+        let again = mirror(&reader, &writer, ranges, &Silent).unwrap();
         assert_eq!(again, Bytes::ZERO);
     }
 }

@@ -319,7 +319,7 @@ impl Planned {
         let mut last_pass = Bytes::ZERO;
         for pass in 1..=PASSES {
             progress.begin(&format!("copying, pass {pass}"), parts.size());
-            let copied = mirror(&from, &to, &parts.body, progress);
+            let copied = mirror(&from, &to, parts.body.iter().cloned(), progress);
             last_pass = copied.map_err(|error| error.left(unfinished).next(again))?;
         }
         let target = Target::of(&self.probe);

@@ -29,6 +29,7 @@ use crate::open::owner;
 use crate::pair::lock::Mode;
 use crate::pair::open::{Dpsr, open_store_only};
 use crate::pair::sysfs::Roots;
+use crate::progress::Silent;
 use crate::store::Store;
 use crate::units::Generation;
 use crate::wrap::{self, DiskId};
@@ -154,7 +155,7 @@ pub fn start(roots: &Roots, config: &PairConfig, wanted: &Wanted, now: u64) -> R
 fn unmark(roots: &Roots, config: &PairConfig) {
     let unmarked = claimed(roots, config).and_then(|dpsr| {
         let partition = dpsr.store.range.clone();
-        undone(config, &mut Store::open(Arc::new(dpsr), partition, owner())?)
+        undone(config, &mut Store::open(Arc::new(dpsr), partition, owner())?, &Silent)
     });
     if let Err(error) = unmarked {
         tracing::warn!("{error}, ignoring: the copy stays marked as one that a system has run from");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::ask;
 use super::cmdline::{CmdLine, Pick};
+use super::steps::Steps;
 use super::told::{Level, say};
 use crate::config::PairConfig;
 use crate::error::{Error, Kind, Result};
@@ -78,7 +79,7 @@ pub(super) fn given_up(dir: &Path, config: &PairConfig) -> Result<Option<Instead
     say(Level::Warning, "looking whether the copy can be made a generation again");
     let sequence = {
         let store = claimed(config)?;
-        put_back::can_be_given_up(&store)?;
+        put_back::can_be_given_up(&store, &Steps::default())?;
         store.contents.superblock.sequence
     };
     let way_back = Target::in_store(&seen.contents).is_some();
@@ -97,7 +98,7 @@ pub(super) fn given_up(dir: &Path, config: &PairConfig) -> Result<Option<Instead
         return Err(refused(&store, "it has changed meanwhile"));
     }
     say(Level::Warning, "the copy is made a generation again; leave the machine on until it starts");
-    put_back::give_up_all(&mut store)?;
+    put_back::give_up_all(&mut store, &Steps::default())?;
     say(Level::Warning, "what a system wrote that ran from the copy was given up");
     Ok(Some(answer.map_or(Instead::Primary, Instead::Generation)))
 }

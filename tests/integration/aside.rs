@@ -78,7 +78,7 @@ fn whatever_it_writes_all_generations_stay() {
         assert_eq!((marked.from, marked.resumed), (OLDER, true), "{wanted:?}");
     }
     assert_eq!(store.contents.superblock.sequence, sequence, "nothing is written for that");
-    assert_eq!(put_back(&mut store).unwrap(), Some(NEWEST));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(NEWEST));
     assert_eq!(store.contents.superblock.state, State::Clean(NEWEST));
     assert!(store.contents.index.objects.is_empty());
     drop(store);
@@ -133,7 +133,7 @@ fn one_that_has_run_out_of_room_does_not_go_on() {
     overflow(&store);
     let error = go_live(&mut store, None, NOW, &mut any).unwrap_err();
     assert!(error.to_string().contains("the room for what it wrote had run out"), "{error}");
-    assert_eq!(put_back(&mut store).unwrap(), Some(NEWEST));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(NEWEST));
     stage.world.check_all();
 }
 
@@ -144,7 +144,7 @@ fn the_power_may_be_cut_while_it_is_started_and_on_the_way_back() {
     let events = recorded(&stage, |store| {
         go_live(store, Some(OLDER), NOW, &mut any).unwrap();
         work(store);
-        put_back(store).unwrap();
+        put_back(store, &Silent).unwrap();
     });
     let all_cuts = cuts(&events, 4, 3);
     assert!(all_cuts.len() > 40);
@@ -155,7 +155,7 @@ fn the_power_may_be_cut_while_it_is_started_and_on_the_way_back() {
         let mut store = opened(&world);
         world.check_all();
         assert!(matches!(store.contents.superblock.state, State::Clean(NEWEST) | State::Aside(NEWEST)));
-        put_back(&mut store).unwrap();
+        put_back(&mut store, &Silent).unwrap();
     });
 }
 

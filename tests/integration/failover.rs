@@ -163,7 +163,7 @@ fn what_a_machine_overwrites_comes_back_and_history_goes_on() {
     assert_eq!(store.contents.superblock.sequence, before, "nothing is written for that");
     assert_eq!(store.contents.live_since(), Some(NOW), "it began then");
     kernel.write(20, 0, &stamped(512, 9));
-    assert_eq!(put_back(&mut store).unwrap(), Some(from));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(from));
     assert_eq!(store.contents.superblock.state, State::Clean(from));
     assert!(store.contents.index.objects.is_empty());
     stage.world.check_all();
@@ -201,7 +201,7 @@ fn an_interrupted_sync_is_rolled_back_before_a_machine_starts() {
         Marked { from: Generation(2), resumed: false, rolled_back: true, keeps: true, dropped: vec![] }
     );
     kernel.work();
-    put_back(&mut opened(&stage.world)).unwrap();
+    put_back(&mut opened(&stage.world), &Silent).unwrap();
     stage.world.check_all();
 }
 
@@ -216,7 +216,7 @@ fn history_that_was_lost_is_told_and_the_next_sync_starts_afresh() {
     assert_eq!((marked.keeps, marked.resumed), (false, true));
     assert_eq!(store.contents.superblock.state, State::LiveNoHistory(Generation(3)));
     assert_eq!(go_live(&mut store, None, NOW, &mut any).unwrap(), marked);
-    assert_eq!(put_back(&mut store).unwrap(), None);
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), None);
     assert!(matches!(store.contents.superblock.state, State::NoValid { done: 0, to: Generation(4) }));
     assert!(stage.world.generations().is_empty());
     stage.world.expected.clear();
@@ -243,7 +243,7 @@ fn the_disk_it_went_back_to_is_remembered_and_is_no_way_back_any_more() {
         let target = going_back(&stage.world, serial);
         let mut store = opened(&stage.world);
         assert_eq!(Target::in_store(&store.contents), Some(target.clone()));
-        put_back(&mut store).unwrap();
+        put_back(&mut store, &Silent).unwrap();
         let contents = stage.world.contents();
         assert_eq!((Target::in_store(&contents), Target::home(&contents)), (None, Some(target)));
         assert_eq!(contents.index.objects.len(), 1);
@@ -262,7 +262,7 @@ fn what_is_half_put_back_starts_nothing() {
     let error = go_live(&mut store, None, NOW, &mut any).unwrap_err();
     assert!(error.to_string().contains("it is being made a generation again"), "{error}");
     assert!(bytes_of(&stage.world.disks.dpsr) == before, "something was written");
-    assert_eq!(put_back(&mut store).unwrap(), Some(Generation(2)));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(Generation(2)));
     stage.world.check_all();
 }
 
@@ -275,7 +275,7 @@ fn a_kept_chunk_that_rotted_is_never_put_back() {
     rotten[100] ^= 1;
     kernel.put(&kernel.live, 4, &rotten);
     let mut store = opened(&stage.world);
-    assert_eq!(put_back(&mut store).unwrap(), None);
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), None);
     assert!(matches!(store.contents.superblock.state, State::NoValid { .. }));
 }
 
@@ -293,7 +293,7 @@ fn what_a_machine_wrote_is_given_up_whole_or_not_at_all() {
         drop(store);
         going_back(&stage.world, "other");
         let mut store = opened(&stage.world);
-        give_up_all(&mut store).unwrap();
+        give_up_all(&mut store, &Silent).unwrap();
         assert_eq!(store.contents.superblock.state, State::Clean(Generation(3)));
         let left = |kind| store.contents.index.objects.iter().any(|object| object.kind == kind);
         assert!(!left(LIVE_STORE) && !left(FAILBACK) && !left(HOME));
@@ -315,15 +315,15 @@ fn what_a_machine_wrote_is_given_up_whole_or_not_at_all() {
     };
     let before = everything();
     let mut store = opened(&stage.world);
-    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(give_up_all(&mut store, &Silent).unwrap_err().kind(), Kind::Damaged);
     assert!(everything() == before, "something was written");
     kernel.overflow();
     let before = everything();
-    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(give_up_all(&mut store, &Silent).unwrap_err().kind(), Kind::Damaged);
     assert!(everything() == before, "something was written");
     go_live(&mut store, None, NOW, &mut any).unwrap();
-    assert_eq!(give_up_all(&mut store).unwrap_err().kind(), Kind::Refused);
-    assert_eq!(put_back_whole(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(give_up_all(&mut store, &Silent).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(put_back_whole(&mut store, &Silent).unwrap_err().kind(), Kind::Damaged);
     assert!(matches!(opened(&stage.world).contents.superblock.state, State::LiveNoHistory(_)));
 }
 
@@ -335,15 +335,15 @@ fn the_power_may_be_cut_while_all_is_given_up() {
     going_back(&stage.world, "other");
     let machines = image_of(&opened(&stage.world));
     let start = stage.disk.fork();
-    let events = recorded(&stage, |store| give_up_all(store).unwrap());
+    let events = recorded(&stage, |store| give_up_all(store, &Silent).unwrap());
     each_cut(&stage, &start, &events, |world| {
         let mut store = opened(&world);
         if let State::Live(_) = store.contents.superblock.state {
             assert!(image_of(&store) == machines, "a machine may start from it, and half of it is put back");
-            give_up_all(&mut store).unwrap();
+            give_up_all(&mut store, &Silent).unwrap();
         }
         // A start that finds it half put back does the rest.
-        put_back(&mut store).unwrap();
+        put_back(&mut store, &Silent).unwrap();
         assert_eq!(store.contents.superblock.state, State::Clean(Generation(3)));
         let left = |kind| store.contents.index.objects.iter().any(|object| object.kind == kind);
         assert!(!left(LIVE_STORE) && !left(FAILBACK) && !left(HOME));
@@ -364,10 +364,10 @@ fn what_cannot_be_put_back_now_is_not_given_up() {
     rotten[9] ^= 1;
     kernel.put(&kernel.live, 3, &rotten);
     let mut store = opened(&stage.world);
-    assert_eq!(put_back_whole(&mut store).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(put_back_whole(&mut store, &Silent).unwrap_err().kind(), Kind::Damaged);
     assert_eq!(opened(&stage.world).contents.index.generations.len(), 2);
     kernel.put(&kernel.live, 3, &good);
-    assert_eq!(put_back_whole(&mut store).unwrap(), Some(Generation(2)));
+    assert_eq!(put_back_whole(&mut store, &Silent).unwrap(), Some(Generation(2)));
     drop(store);
     stage.world.check_all();
 }
@@ -413,7 +413,7 @@ fn the_power_may_be_cut_while_a_machine_is_started() {
         let (marked, mut kernel) = live(&world);
         assert_eq!((marked.from, marked.keeps), (Generation(2), true));
         kernel.work();
-        assert_eq!(put_back(&mut opened(&world)).unwrap(), Some(Generation(2)));
+        assert_eq!(put_back(&mut opened(&world), &Silent).unwrap(), Some(Generation(2)));
         world.check_all();
     });
 }
@@ -426,13 +426,13 @@ fn the_power_may_be_cut_on_the_way_back() {
     drop(kernel);
     let machines = image_of(&opened(&stage.world));
     let start = stage.disk.fork();
-    let events = recorded(&stage, |store| assert_eq!(put_back(store).unwrap(), Some(Generation(3))));
+    let events = recorded(&stage, |store| assert_eq!(put_back(store, &Silent).unwrap(), Some(Generation(3))));
     each_cut(&stage, &start, &events, |world| {
         let mut store = opened(&world);
         if store.contents.superblock.state == State::Live(Generation(3)) {
             assert!(image_of(&store) == machines, "a machine may start from it, and half of it is put back");
         }
-        assert_eq!(put_back(&mut store).unwrap(), Some(Generation(3)));
+        assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(Generation(3)));
         drop(store);
         world.check_all();
     });
@@ -481,7 +481,7 @@ fn left_out_swap_comes_back_empty_and_goes_again() {
     write_all_at(store.disk.as_ref(), at, &stamped(CHUNK as usize, 3)).unwrap();
     kernel.work();
     let mut store = store;
-    assert_eq!(put_back(&mut store).unwrap(), Some(Generation(2)));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(Generation(2)));
     assert_eq!(store.contents.index.objects, before.objects, "its extents are free again");
     drop(store);
     stage.world.check_all();
@@ -540,7 +540,7 @@ fn what_stays_on_the_primary_is_left_alone_until_the_machine_is_back() {
         let stay = (1_200_128..1_200_128 + 512 * 900).contains(&(sector * 512));
         assert_eq!(covered, !stay, "sector {sector}");
     }
-    assert_eq!(put_back(&mut store).unwrap(), Some(Generation(2)));
+    assert_eq!(put_back(&mut store, &Silent).unwrap(), Some(Generation(2)));
     assert_eq!(Stays::in_store(&store.contents).unwrap(), None);
     stage.world.sync(Mode::Digest).unwrap();
     stage.world.check_all();

@@ -226,6 +226,7 @@ impl Machine {
     fn try_watch(&self, words: &[&str], patience: Duration) -> Result<()> {
         let start = Instant::now();
         let before = self.said();
+        let _typist = self.typist()?;
         let (mut qemu, mut qmp, mut _agent) = self.switch_on()?;
         loop {
             let said = self.said_since(before);
@@ -239,6 +240,11 @@ impl Machine {
             }
             thread::sleep(GLANCE);
         }
+    }
+
+    /// Whoever sits at its console.
+    fn typist(&self) -> Result<Option<Typist>> {
+        self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer)).transpose()
     }
 
     /// Switches off as a person does, and waits for that.
@@ -290,8 +296,7 @@ impl Machine {
     fn try_boot(&self, patience: Duration, planned: Option<&Planned>) -> Result<Running> {
         let deadline = Instant::now() + patience;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let typist = self.answer.map(|answer| Typist::start(&self.folder, self.console(), answer));
-        let typist = typist.transpose()?;
+        let typist = self.typist()?;
         loop {
             let before = self.said();
             let (mut qemu, mut qmp, agent) = self.switch_on()?;

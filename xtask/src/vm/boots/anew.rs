@@ -6,7 +6,7 @@ use std::fs;
 
 use super::broken::INIT;
 use super::failover::{mark, marked, on, restarted, stands_on_dpsr, two_generations, wrapped};
-use super::{Rig, booted, dpsr_json, is_the_primary};
+use super::{PATIENCE, Rig, booted, dpsr_json, is_the_primary, say};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::must;
@@ -63,9 +63,10 @@ fn drill(rig: &Rig) -> Result<()> {
     by_itself(&mut machine, "0", &format!("'{ENTRY}'"))?;
     machine.shut_down()?;
 
-    let both = [&rig.dpsr, &rig.primary];
-    let mut machine = rig.machine(Start::Bios, &both)?.answered(Some(PRIMARY_ITSELF));
-    booted(&mut machine, "the primary, the drill given up")?;
+    let machine = rig.machine(Start::Bios, &[&rig.dpsr, &rig.primary])?.answered(Some(PRIMARY_ITSELF));
+    let words = ["what a system wrote that ran from the copy was given up", "reboot: Restarting system"];
+    say(format_args!("the drill given up: {:.1} s", machine.watch(&words, PATIENCE)?.as_secs_f64()));
+    let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary after it")?;
     is_the_primary(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
     marked(&mut machine, "third")?;
