@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::fat::VolumeId;
 use super::{place, tries};
 use crate::error::{Error, Result};
 use crate::mount::tool;
@@ -13,6 +14,9 @@ use crate::mount::tool;
 /// Where GRUB's menu is, and what only dpsr's entry in it says; below the root.
 const GRUB: &str = "boot/grub/grub.cfg";
 const ENTRY: &str = "dpsr-recover";
+
+/// Where GRUB's hook finds the number of the ESP to which its entries lead: a file for each pair.
+const ESPS: &str = "var/lib/dpsr/esp";
 
 /// Where the directories can be in which systemd-boot looks for entries. (bootctl(1))
 const TOPS: [&str; 3] = ["efi", "boot", "boot/efi"];
@@ -22,6 +26,16 @@ const FORCED: &str = " dpsr.boot=force";
 
 /// How long a menu may take to be made: it looks for other systems, too.
 const MAKING: Duration = Duration::from_secs(600);
+
+/// Notes the ESP of a pair for GRUB's hook. A label would lead to whichever DPSR disk is found first.
+pub fn leads_to(root: &Path, pair: &str, esp: VolumeId) -> Result<()> {
+    place::settle(root, &format!("{ESPS}/{pair}"), format!("{esp}\n").as_bytes()).map(drop)
+}
+
+/// Forgets it.
+pub fn leads_nowhere(root: &Path, pair: &str) -> Result<()> {
+    place::remove(root, &format!("{ESPS}/{pair}"))
+}
 
 /// Takes the entries away, once no record says any more that the DPSR disk boots. Whether there were any.
 pub fn clear(root: &Path) -> Result<bool> {
@@ -91,6 +105,18 @@ pub fn beside(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_esp_of_each_pair_is_noted() {
+        let root = tempfile::tempdir().unwrap();
+        leads_to(root.path(), "one", VolumeId(0x1234_abcd)).unwrap();
+        leads_to(root.path(), "other", VolumeId(1)).unwrap();
+        let noted = |pair: &str| fs::read_to_string(root.path().join(ESPS).join(pair)).ok();
+        assert_eq!(noted("one").as_deref(), Some("1234-ABCD\n"));
+        leads_nowhere(root.path(), "one").unwrap();
+        leads_nowhere(root.path(), "one").unwrap();
+        assert_eq!((noted("one"), noted("other").as_deref()), (None, Some("0000-0001\n")));
+    }
 
     #[test]
     fn only_entries_that_lead_to_the_copy_go() {

@@ -225,6 +225,9 @@ fn filled(dir: &Path, name: &str, older: bool) -> Result<Updated> {
         place::remove(esp.path(), efi::BEHIND_SHIM)?;
     }
     updated.uefi_signed = loader.map(|loader| loader.signed);
+    if let Err(error) = menu::leads_to(root(), &store.config.name, esp.id) {
+        updated.warnings.push(format!("the primary's own menu finds the DPSR disk by its label: {error}"));
+    }
     sdboot::remove_others(esp.path(), &entries)?;
     set::remove_others(esp.path(), &wanted.name, &sets)?;
     if nvram::is_there(root()) && updated.uefi_signed.is_some() {

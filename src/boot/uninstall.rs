@@ -44,7 +44,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     // From here on no sync brings it back, and nothing leads to what goes next.
     config.boot = false;
     config::save(dir, &config)?;
-    let menu = menu_as_before(dir);
+    let menu = menu_as_before(dir, &config.name);
     if store.dpsr.store.bios_boot.is_some() {
         bios::clear(store.dpsr.as_ref())?;
     }
@@ -104,7 +104,7 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     }
     config.boot = false;
     config::save(dir, &config)?;
-    let menu = menu_as_before(dir);
+    let menu = menu_as_before(dir, &config.name);
     if nvram::is_there(root()) {
         nvram::clear(&config.name)?;
     }
@@ -112,8 +112,9 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
 }
 
 /// Takes what leads to the DPSR disk out of the primary's own menu, unless another pair boots. Whether there was anything.
-fn menu_as_before(dir: &Path) -> bool {
+fn menu_as_before(dir: &Path, pair: &str) -> bool {
     let cleared = others(dir).and_then(|others| if others { Ok(false) } else { menu::clear(root()) });
+    let cleared = cleared.and_then(|cleared| menu::leads_nowhere(root(), pair).map(|()| cleared));
     cleared.unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: the primary's boot menu may lead to the DPSR disk");
         false
