@@ -93,8 +93,8 @@ pub fn fstab(text: &str, copied: impl Fn(&str) -> Option<bool>) -> Vec<Finding> 
     found
 }
 
-/// What crypttab(5) says.
-pub fn crypttab(text: &str) -> Vec<Finding> {
+/// What crypttab(5) says; `copied` as for fstab(5).
+pub fn crypttab(text: &str, copied: impl Fn(&str) -> Option<bool>) -> Vec<Finding> {
     let mut found = Vec::new();
     for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -109,6 +109,14 @@ pub fn crypttab(text: &str) -> Vec<Finding> {
         }
         let key = rest.first().copied().unwrap_or("none");
         let options = rest.get(1).copied().unwrap_or_default();
+        let waits = ["nofail", "noauto"].iter().all(|word| options.split(',').all(|option| option != *word));
+        if waits && copied(source) == Some(false) {
+            found.push(Finding::known(
+                format!("/etc/crypttab waits for {source} ({name}) at a failover, which is not in the copy"),
+                format!("add nofail to the options of {name} in /etc/crypttab, and to those of its line in /etc/fstab"),
+            ));
+            continue;
+        }
         if key == "none" || key == "-" || options.contains("tpm2-device") {
             found.push(will_ask(name));
         }
@@ -121,6 +129,34 @@ fn will_ask(volume: &str) -> Finding {
         format!("the LUKS volume {volume} will ask for its passphrase at a failover"),
         "nothing; have a passphrase that somebody knows, because a TPM gives no key to another loader",
     )
+}
+
+/// Key files of LUKS that the initramfs on the DPSR disk would hold, whose ESP anybody can read. `configured` is what
+/// dracut is told, `locked` whether the primary's own images lie in LUKS.
+pub fn keys(crypttab: &str, line: &str, configured: &str, locked: bool) -> Vec<Finding> {
+    if !locked {
+        return Vec::new();
+    }
+    let lines = crypttab.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let of_table = lines.filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned);
+    let of_line = line::words(line).into_iter().filter_map(|word| {
+        let value = word.strip_prefix("rd.luks.key=")?;
+        value.split(':').next().map(str::to_owned)
+    });
+    let told: Vec<&str> = configured.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+    let mut held: Vec<String> = of_table.chain(of_line).filter(|key| key.starts_with('/')).collect();
+    held.retain(|key| !key.starts_with("/dev/") && told.iter().any(|line| line.contains(key.as_str())));
+    held.sort();
+    held.dedup();
+    let finding = |key: String| {
+        Finding::fatal(
+            format!("the initramfs on the DPSR disk would hold {key} in the clear: anybody can read its ESP"),
+            format!(
+                "take {key} out of install_items in /etc/dracut.conf.d, and let the passphrase be asked for"
+            ),
+        )
+    };
+    held.into_iter().map(finding).collect()
 }
 
 /// The LUKS volumes under the root of which crypttab(5) says nothing, because the kernel's command line names them, and
@@ -336,7 +372,8 @@ mod tests {
         };
         let crypt = "root UUID=5 none luks\nswap /dev/sda3 /dev/urandom swap\n";
         let others = ["sdc".to_owned()];
-        let all = [command_line(line), fstab(fstab_text, copied), crypttab(crypt), stack("zfs", &others)];
+        let all =
+            [command_line(line), fstab(fstab_text, copied), crypttab(crypt, copied), stack("zfs", &others)];
         insta::assert_snapshot!(told(all.concat()));
     }
 
@@ -399,7 +436,7 @@ mod tests {
         let uuid = "1d3f6bb6-5d3c-4a5e-9a0b-0c5e5d2f7a05";
         let layers = [Layer::Luks(uuid.to_owned()), Layer::Volume("vg".to_owned(), "root".to_owned())];
         let asks = |crypttab: &str, line: &str| {
-            let all = [super::crypttab(crypttab), locked(crypttab, line, &layers)].concat();
+            let all = [super::crypttab(crypttab, |_| Some(true)), locked(crypttab, line, &layers)].concat();
             all.into_iter().map(|it| it.what).collect::<Vec<_>>()
         };
         let by_uuid = [format!("the LUKS volume {uuid} will ask for its passphrase at a failover")];
@@ -415,6 +452,30 @@ mod tests {
     }
 
     #[test]
+    fn swap_with_a_key_of_its_own_is_not_waited_for() {
+        let text = "swap PARTUUID=7 /dev/urandom swap,cipher=aes\nother PARTUUID=7 /dev/urandom swap,nofail\n\
+                    root UUID=5 /etc/key luks\n";
+        let found = crypttab(text, |source| Some(source != "PARTUUID=7"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.contains("waits for PARTUUID=7 (swap)"), "{found:?}");
+        assert!(found[0].change.contains("add nofail to the options of swap"), "{found:?}");
+    }
+
+    #[test]
+    fn a_key_that_was_locked_in_is_not_carried_out() {
+        let crypttab =
+            "root UUID=5 /etc/keys/root.key luks\nhome UUID=6 none\nswap UUID=7 /dev/urandom swap\n";
+        let line = "rd.luks.key=/etc/keys/other.key:UUID=5 ro";
+        let configured =
+            "# install_items+=\" /etc/keys/root.key \"\ninstall_items+=\" /etc/keys/other.key /etc/x \"\n";
+        assert_eq!(keys(crypttab, line, configured, false), [], "anybody can read the primary's, too");
+        let found = keys(crypttab, line, configured, true);
+        assert!(found.len() == 1 && found[0].fatal, "{found:?}");
+        assert!(found[0].what.contains("would hold /etc/keys/other.key in the clear"), "{found:?}");
+        assert_eq!(keys(crypttab, line, &configured.replace("# ", ""), true).len(), 2);
+    }
+
+    #[test]
     fn a_usual_system_is_fine() {
         let fstab_text = "UUID=1 / ext4 errors=remount-ro 0 1\nUUID=AB-CD /boot/efi vfat umask=0077 0 2\n\
             /dev/mapper/vg-home /home ext4 defaults 0 2\n/dev/disk/by-id/md-uuid-1:2:3:4-part2 /srv ext4 defaults 0 2\n\
@@ -422,7 +483,7 @@ mod tests {
         let all = [
             command_line("root=UUID=1 ro quiet"),
             fstab(fstab_text, |_| Some(true)),
-            crypttab("# none\n"),
+            crypttab("# none\n", |_| Some(true)),
             stack("ext4", &[]),
         ];
         assert_eq!(all.concat(), []);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the checks need to know of the running system.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use super::check::Layer;
+use crate::mount::tool;
 use crate::pair::chain::{chain_of_filesystem, chain_of_node, running_root_chain};
 use crate::pair::mounts::mounts;
 use crate::pair::probe::Probe;
@@ -44,15 +46,44 @@ pub fn other_disks(roots: &Roots, primary: &Probe) -> Vec<String> {
     besides(roots, &chain, primary)
 }
 
-/// The disks under what stands on `chain`, besides the primary.
+/// The disks under what stands on `chain`, besides the primary. A logical volume needs all of its group: of one that is not
+/// whole nothing is activated by itself.
 fn besides(roots: &Roots, chain: &[BlockNode], primary: &Probe) -> Vec<String> {
+    let groups = chain.iter().filter_map(|node| match layer(roots, node) {
+        Some(Layer::Volume(group, _)) => Some(group),
+        _ => None,
+    });
+    let groups: BTreeSet<String> = groups.collect();
+    let of_groups = groups.iter().flat_map(|group| physical_volumes(roots, group));
+    let of_groups: Vec<_> = of_groups.flat_map(|node| chain_of_node(roots, node)).collect();
+    let chain = [chain, &of_groups].concat();
     let bottom = |node: &&BlockNode| node.slaves().is_empty() && node.disk().number == node.number;
     // An array is copied, not its members.
     let below = primary.node(roots).map(|node| chain_of_node(roots, node)).unwrap_or_default();
     let is_below = |node: &BlockNode| below.iter().any(|it| it.number == node.number);
     let disks: Vec<&BlockNode> = chain.iter().filter(bottom).collect();
     let others = disks.into_iter().filter(|node| !is_below(node) && node.backing_file().is_none());
-    others.map(|node| node.name.clone()).collect()
+    let others: BTreeSet<String> = others.map(|node| node.name.clone()).collect();
+    others.into_iter().collect()
+}
+
+/// What a volume group lies on, as far as LVM tells.
+fn physical_volumes(roots: &Roots, group: &str) -> Vec<BlockNode> {
+    let words = ["pvs", "--noheadings", "--options", "pv_name", "--select", &format!("vg_name={group}")];
+    let told = tool::run("lvm", "lvm2", &words).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: whether {group} lies on other disks, too, is not known");
+        String::new()
+    });
+    told.lines().filter_map(|line| roots.resolve(line.trim())).collect()
+}
+
+/// Whether the kernels lie in LUKS, so that nobody reads an initramfs who cannot open that.
+pub fn boot_is_locked(roots: &Roots) -> bool {
+    let all = mounts(roots);
+    let at = |point: &str| all.iter().rfind(|mount| mount.at == point).cloned();
+    let Some(place) = at("/boot").or_else(|| at("/")) else { return false };
+    let below = chain_of_node(roots, place.node);
+    below.iter().any(|node| matches!(layer(roots, node), Some(Layer::Luks(_))))
 }
 
 /// What is between the root's filesystem and its disks, dpsr's own aside.

@@ -19,6 +19,26 @@ const INPUTS: [&str; 6] = [
     "usr/lib/dpsr",
 ];
 
+/// Which of them say what dracut is told.
+const SETTINGS: usize = 3;
+
+/// What dracut is told, all of it together.
+pub fn configured(root: &Path) -> String {
+    let files = INPUTS[..SETTINGS].iter().flat_map(|input| files(&root.join(input)));
+    files.filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n")
+}
+
+/// A file, or those in a directory, in order.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut inside: Vec<_> = inside.filter(|file| file.is_file()).collect();
+    inside.sort();
+    inside
+}
+
 /// An installed kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
@@ -73,16 +93,7 @@ impl Kernel {
 
     fn input_files(&self, root: &Path) -> Vec<PathBuf> {
         let mut files = vec![self.image.clone(), self.modules(root)];
-        for input in INPUTS.map(|input| root.join(input)) {
-            if input.is_dir() {
-                let inside = fs::read_dir(&input).into_iter().flatten().flatten().map(|entry| entry.path());
-                let mut inside: Vec<_> = inside.filter(|file| file.is_file()).collect();
-                inside.sort();
-                files.extend(inside);
-            } else if input.is_file() {
-                files.push(input);
-            }
-        }
+        files.extend(INPUTS.iter().flat_map(|input| self::files(&root.join(input))));
         files
     }
 

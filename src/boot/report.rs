@@ -150,11 +150,13 @@ fn left_out(volumes: &Volumes) -> Vec<Bytes> {
 fn in_the_way(roots: &Roots, primary: Option<(&Probe, &[Bytes])>) -> Result<Vec<Finding>> {
     let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
     let mut found = check::command_line(&command_line()?);
-    found.extend(check::fstab(&read("etc/fstab"), |source| {
+    let copied = |source: &str| {
         primary.and_then(|(primary, left_out)| facts::is_copied(roots, primary, left_out, source))
-    }));
+    };
+    found.extend(check::fstab(&read("etc/fstab"), copied));
     let (crypttab, line, layers) = (read("etc/crypttab"), command_line()?, facts::layers(roots));
-    found.extend(check::crypttab(&crypttab));
+    found.extend(check::crypttab(&crypttab, copied));
+    found.extend(check::keys(&crypttab, &line, &kernel::configured(root()), facts::boot_is_locked(roots)));
     found.extend(check::locked(&crypttab, &line, &layers));
     found.extend(check::assembled(&line, &layers));
     let others = primary.map(|(primary, _)| facts::other_disks(roots, primary)).unwrap_or_default();
