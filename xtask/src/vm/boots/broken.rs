@@ -2,7 +2,7 @@
 //! The disk is fine, and the system on it is not: an older generation is started, goes on, and replaces it.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
 use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
@@ -13,6 +13,12 @@ use crate::vm::{PRIMARY, must};
 
 /// The menu of the primary.
 const MENU: &str = "/boot/grub/grub.cfg";
+
+/// What it is made by.
+const SETTINGS: &str = "/etc/default/grub";
+
+/// What GRUB says when it starts an entry of it.
+const LOADS: &str = "Loading Linux ";
 
 /// What no Debian starts without.
 pub(super) const INIT: &str = "/usr/lib/systemd/systemd";
@@ -35,8 +41,9 @@ pub(super) fn system_broken(rig: &Rig) -> Result<()> {
     dpsr(&mut machine, "sync")?;
     mark(&mut machine, "second")?;
     // Somebody chooses dpsr's second entry at every start from now on.
-    let chosen = format!("sed --in-place '1i set default=dpsr-older' {MENU} && mv {INIT} /root/ && sync");
-    machine.guest()?.ok(&chosen)?;
+    machine.guest()?.ok(&format!("echo GRUB_DEFAULT=dpsr-older >>{SETTINGS}"))?;
+    menu_made(&mut machine)?;
+    machine.guest()?.ok(&format!("mv {INIT} /root/ && sync"))?;
     dpsr(&mut machine, "sync")?;
     machine.power_cut();
 
@@ -94,13 +101,24 @@ pub(super) fn with_entry(rig: &Rig, more: &str) -> Result<Machine> {
     Ok(machine)
 }
 
-/// What update-grub does with dpsr's part of the menu.
+/// The menu is the distribution's, with dpsr's part in it.
 fn entry_of_primary(machine: &mut Machine) -> Result<()> {
-    let script = format!(
-        "/etc/grub.d/42_dpsr >/tmp/entry && grep -q '^menuentry .*dpsr' /tmp/entry && cat /tmp/entry >>{MENU} && \
-         /etc/grub.d/01_dpsr >/tmp/first && cat /tmp/first {MENU} >{MENU}.new && mv {MENU}.new {MENU} && sync"
+    let settings = format!(
+        "printf '%s\\n' GRUB_TIMEOUT=1 'GRUB_TERMINAL=\"console serial\"' GRUB_DISABLE_OS_PROBER=true \
+         'GRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"' \
+         'GRUB_CMDLINE_LINUX=\"console=ttyS0 systemd.show_status=1 mitigations=off rcupdate.rcu_expedited=1\"' \
+         >{SETTINGS}"
     );
-    machine.guest()?.ok(&script).map(drop)
+    machine.guest()?.ok(&settings)?;
+    menu_made(machine)
+}
+
+fn menu_made(machine: &mut Machine) -> Result<()> {
+    let start = Instant::now();
+    let made = format!("update-grub 2>&1 && grep '^menuentry .*dpsr-recover' {MENU} && sync");
+    let made = machine.run_within(PATIENCE, &made)?;
+    say(format_args!("update-grub: {:.1} s", start.elapsed().as_secs_f64()));
+    must(made.code == 0, || format!("update-grub: {}", made.output))
 }
 
 /// An entry of the DPSR disk's menu starts something else than it says.
@@ -167,8 +185,7 @@ fn left(rig: &Rig, mut machine: Machine, both: [&Disk; 2], (what, breaks, says):
     machine.guest()?.ok(breaks)?;
     machine.power_cut();
     for _ in 0..TRIES {
-        let took =
-            rig.machine(Start::Uefi, &both)?.watch(&["the primary loads its kernel", says], PATIENCE)?;
+        let took = rig.machine(Start::Uefi, &both)?.watch(&[LOADS, says], PATIENCE)?;
         say(format_args!("there is {what}, until it gives up: {:.1} s", took.as_secs_f64()));
     }
     let mut machine = on(rig, Start::Uefi, &both, "the copy, chosen by nobody")?;

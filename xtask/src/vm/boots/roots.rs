@@ -107,6 +107,9 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     is_the_primary(&mut machine)?;
     activated(&mut machine)?;
     stands_on_dpsr(&mut machine)?;
+    if rig.layout == Layout::Lvm {
+        spread(&mut machine)?;
+    }
     machine.guest()?.ok(&format!("for n in $(seq 500); do echo {CANARY}; done >/root/canary; sync"))?;
     two_generations(&mut machine)?;
     machine.power_cut();
@@ -135,6 +138,25 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     say(format_args!("from the kernel to multi-user: {all:.1} s"));
     mark(&mut machine, "fifth")?;
     machine.shut_down()
+}
+
+/// The root's group has a second disk for a while, on which the root has nothing: without it nobody activates the rest.
+fn spread(machine: &mut Machine) -> Result<()> {
+    let found = |machine: &mut Machine| -> Result<Vec<String>> {
+        let status = dpsr_json(machine, "boot status")?;
+        status.list("findings")?.iter().map(|it| it.text("what").map(str::to_owned)).collect()
+    };
+    let spread = format!("modprobe brd rd_nr=1 rd_size=65536 && lvm vgextend {SYSTEM} /dev/ram0 2>&1");
+    let done = machine.run_within(PATIENCE, &spread)?;
+    must(done.code == 0, || format!("{done:?}"))?;
+    let told = found(machine)?;
+    let named = told.iter().any(|it| it.contains("disks besides the primary") && it.contains("ram0"));
+    must(named, || format!("found in the way: {told:?}"))?;
+    let back = format!("lvm vgreduce {SYSTEM} /dev/ram0 && lvm pvremove /dev/ram0 && rmmod brd && sync");
+    let done = machine.run_within(PATIENCE, &back)?;
+    must(done.code == 0, || format!("{done:?}"))?;
+    let told = found(machine)?;
+    must(told.is_empty(), || format!("found in the way: {told:?}"))
 }
 
 /// On another machine, with nothing of dpsr, the card on the disk leads to the files of the root; nothing is written to the
