@@ -10,13 +10,26 @@ use crate::error::{Error, Kind, Result};
 /// Where kernels lie, below the root: by distribution.
 const IMAGES: [&str; 2] = ["boot/vmlinuz-{}", "usr/lib/modules/{}/vmlinuz"];
 /// What decides the content of an initramfs besides the kernel: files, and directories with files in them.
-const INPUTS: [&str; 6] = [
+const INPUTS: [&str; 18] = [
     "etc/dracut.conf",
     "etc/dracut.conf.d",
     "usr/lib/dracut/dracut.conf.d",
     "usr/lib/dracut/dracut-version.sh",
     "usr/lib/dracut/modules.d/55dpsr",
     "usr/lib/dpsr",
+    // Programs without which no root comes up, for the packages they are of.
+    "usr/lib/systemd/systemd",
+    "usr/lib/systemd/systemd-cryptsetup",
+    "usr/bin/systemd-cryptsetup",
+    "usr/bin/udevadm",
+    "usr/sbin/cryptsetup",
+    "usr/sbin/dmsetup",
+    "usr/sbin/lvm",
+    "usr/sbin/mdadm",
+    "usr/sbin/multipath",
+    "usr/sbin/e2fsck",
+    "usr/bin/btrfs",
+    "etc/vconsole.conf",
 ];
 
 /// Which of them say what dracut is told.
@@ -88,6 +101,10 @@ impl Kernel {
             hasher.update(file.strip_prefix(root).unwrap_or(&file).as_os_str().as_encoded_bytes());
             hasher.update(&(content.len() as u64).to_le_bytes()).update(&content);
         }
+        // Its text names modules, and is written anew with each that is installed under a name there is.
+        let modules = self.modules(root);
+        let written = fs::metadata(&modules).map_err(|error| unreadable(&modules, &error))?.mtime();
+        hasher.update(&written.to_le_bytes());
         Ok(hasher.finalize())
     }
 
@@ -188,15 +205,20 @@ mod tests {
         let root = tree(&["6.1"]);
         let kernel = Kernel::choose(root.path(), "6.1").unwrap();
         let mut seen = vec![kernel.inputs(root.path()).unwrap()];
-        for file in ["usr/lib/modules/6.1/modules.dep", "etc/dracut.conf", "usr/lib/dpsr/dpsr-initrd"] {
+        for file in
+            ["usr/lib/modules/6.1/modules.dep", "etc/dracut.conf", "usr/lib/dpsr/dpsr-initrd", "usr/sbin/lvm"]
+        {
             let file = root.path().join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(&file, "changed").unwrap();
             seen.push(kernel.inputs(root.path()).unwrap());
         }
-        assert_eq!(seen[3], kernel.inputs(root.path()).unwrap());
+        assert_eq!(seen[4], kernel.inputs(root.path()).unwrap());
+        let modules = fs::File::open(root.path().join("usr/lib/modules/6.1/modules.dep")).unwrap();
+        modules.set_modified(std::time::UNIX_EPOCH).unwrap();
+        seen.push(kernel.inputs(root.path()).unwrap());
         seen.dedup();
-        assert_eq!(seen.len(), 4);
+        assert_eq!(seen.len(), 6);
     }
 
     #[test]
