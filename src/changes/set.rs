@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A set of chunks: one bit each, in pages that exist only where something changed.
+//! A set of chunks: one bit each, in pages that exist only where something changed, and something did not.
 
 use std::ops::Range;
 
@@ -9,27 +9,66 @@ const WORDS: usize = 512;
 const PER_PAGE: u64 = WORDS as u64 * 64;
 
 /// Chunks, iterated in ascending order. At most 2 MiB of memory for each TiB of disk that has changes in
-/// every 2 GiB.
+/// every 2 GiB; none for what changed as a whole.
 #[derive(Clone, Debug)]
 pub struct ChangeSet {
-    pages: Vec<Option<Box<[u64; WORDS]>>>,
+    pages: Vec<Page>,
     count: u64,
+}
+
+/// The bits of 32768 chunks, 2 GiB.
+#[derive(Clone, Debug)]
+enum Page {
+    None,
+    Some(Box<Bits>),
+    All,
+}
+
+#[derive(Clone, Debug)]
+struct Bits {
+    words: [u64; WORDS],
+    /// How many are set.
+    count: u32,
+}
+
+impl Page {
+    /// Sets a bit; whether it was not set before.
+    fn set(&mut self, bit: u64) -> bool {
+        if matches!(self, Self::None) {
+            *self = Self::Some(Box::new(Bits { words: [0; WORDS], count: 0 }));
+        }
+        let Self::Some(bits) = self else { return false };
+        let word = &mut bits.words[(bit / 64) as usize];
+        let new = *word & 1 << (bit % 64) == 0;
+        *word |= 1 << (bit % 64);
+        bits.count += u32::from(new);
+        if u64::from(bits.count) == PER_PAGE {
+            *self = Self::All;
+        }
+        new
+    }
+
+    /// The 64 bits from `word` on; `None` where there are no more in the page.
+    fn word(&self, word: u64) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Some(bits) => Some(bits.words[word as usize]),
+            Self::All => Some(u64::MAX),
+        }
+    }
 }
 
 impl ChangeSet {
     /// The empty set, for an image of `chunks` chunks.
     pub fn new(chunks: u64) -> Self {
         let pages = usize::try_from(chunks.div_ceil(PER_PAGE)).expect("an image fits in the address space");
-        Self { pages: vec![None; pages], count: 0 }
+        Self { pages: vec![Page::None; pages], count: 0 }
     }
 
     /// Adds `chunk`, which must be inside the image.
     pub fn insert(&mut self, chunk: Chunk) {
-        let page = self.pages[(chunk.0 / PER_PAGE) as usize].get_or_insert_with(|| Box::new([0; WORDS]));
-        let bit = chunk.0 % PER_PAGE;
-        let word = &mut page[(bit / 64) as usize];
-        self.count += u64::from(*word & 1 << (bit % 64) == 0);
-        *word |= 1 << (bit % 64);
+        let page = &mut self.pages[(chunk.0 / PER_PAGE) as usize];
+        self.count += u64::from(page.set(chunk.0 % PER_PAGE));
     }
 
     /// How many chunks are in the set.
@@ -71,12 +110,12 @@ impl Iterator for Iter<'_> {
     fn next(&mut self) -> Option<Chunk> {
         while let Some(page) = self.set.pages.get((self.next / PER_PAGE) as usize) {
             let base = self.next / PER_PAGE * PER_PAGE;
-            let Some(words) = page else {
+            let bit = self.next - base;
+            let Some(word) = page.word(bit / 64) else {
                 self.next = base + PER_PAGE;
                 continue;
             };
-            let bit = self.next - base;
-            let word = words[(bit / 64) as usize] >> (bit % 64);
+            let word = word >> (bit % 64);
             if word != 0 {
                 let found = self.next + u64::from(word.trailing_zeros());
                 self.next = found + 1;
@@ -93,6 +132,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_changed_as_a_whole_takes_no_memory() {
+        let chunks = 3 * PER_PAGE + 100;
+        let mut set = ChangeSet::new(chunks);
+        (0..chunks).rev().for_each(|chunk| set.insert(Chunk(chunk)));
+        assert!(matches!(set.pages[..], [Page::All, Page::All, Page::All, Page::Some(_)]));
+        set.insert(Chunk(7));
+        assert_eq!(set.count(), chunks);
+        assert!(set.iter().eq((0..chunks).map(Chunk)));
+        assert!(set.within(PER_PAGE - 2..PER_PAGE + 2).eq((PER_PAGE - 2..PER_PAGE + 2).map(Chunk)));
+    }
 
     proptest! {
         #[test]
