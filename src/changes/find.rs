@@ -71,6 +71,8 @@ pub struct Search<'a> {
     pub chunks: u64,
     /// New extents of the image, as chunks.
     pub fresh: Vec<Range<u64>>,
+    /// Whether something of the copy is known to be damaged.
+    pub damaged: bool,
     /// Computes digests.
     pub key: &'a DigestKey,
     /// Told how far it is.
@@ -109,7 +111,8 @@ impl Search<'_> {
             Mode::Compare => {
                 let table = TableReader::new(self.space.table, self.chunks)?;
                 let (image_disk, image, table_disk) = (self.image_disk, self.space.image, self.dpsr);
-                let mut work = CompareScan { scan, image_disk, image, table, table_disk };
+                let key = self.damaged.then_some(self.key);
+                let mut work = CompareScan { scan, image_disk, image, table, table_disk, key };
                 engine.run(&mut work)?;
                 work.scan
             }

@@ -8,7 +8,7 @@ use crate::engine::{Batch, ReadId};
 use crate::format::index::{Map, Volume};
 use crate::store::map::left_out;
 use crate::store::placement::Placement;
-use crate::units::{Bytes, CHUNK, SECTOR};
+use crate::units::{Bytes, CHUNK, Chunk, SECTOR};
 
 /// Where a byte of the next generation comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,27 @@ impl Source {
                 }
                 Origin::Zero => {}
             }
+        }
+    }
+
+    /// The chunks in which a stretch that stays in the image begins or ends, in ascending order: all that have a part
+    /// that stays and another that does not are among them.
+    pub fn ends_of_kept(&self) -> impl Iterator<Item = Chunk> {
+        let kept = self.pieces.iter().filter(|piece| piece.origin == Origin::Image);
+        kept.flat_map(|piece| [piece.range.start.0 / CHUNK, (piece.range.end.0 - 1) / CHUNK]).map(Chunk)
+    }
+
+    /// Whether part of `chunk` stays in the image.
+    pub fn keeps_part_of(&self, chunk: Chunk) -> bool {
+        self.pieces(chunk.0..chunk.0 + 1).any(|piece| piece.origin == Origin::Image)
+    }
+
+    /// Takes over from `old` what stays in the image; `old` and `new` hold `chunks`.
+    pub fn keep(&self, chunks: Range<u64>, old: &[u8], new: &mut [u8]) {
+        let start = Bytes(chunks.start * CHUNK);
+        for piece in self.pieces(chunks).filter(|piece| piece.origin == Origin::Image) {
+            let range = (piece.range.start - start).usize()..(piece.range.end - start).usize();
+            new[range.clone()].copy_from_slice(&old[range]);
         }
     }
 

@@ -60,6 +60,13 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         Notes::of(&args.state.dir(&args.common), &pair.config).ended(outcome.as_ref().map(drop), now());
     }
     let report = outcome?;
+    if report.stale_digests {
+        tracing::warn!(
+            "the digests on {} do not add up to what the last generation recorded, ignoring: both disks were read \
+             instead",
+            pair.disks.dpsr.name()
+        );
+    }
     if let Some(why) = &report.not_pruned {
         tracing::warn!("{why}, ignoring: the new generation is there, and the next sync tries again");
     }
@@ -157,8 +164,8 @@ fn tell(report: &Report) {
     }
     if report.rotten_chunks > 0 {
         say(format_args!(
-            "{} chunks of the copy had rotted on the DPSR disk and were replaced; older generations keep them \
-             damaged. 'dpsr scrub' tells more.",
+            "{} chunks of the copy did not match their digests on the DPSR disk and were put right; older \
+             generations keep them damaged. 'dpsr scrub' tells more.",
             report.rotten_chunks
         ));
     }

@@ -70,8 +70,10 @@ pub struct SaveUndo<'a> {
     pub read: Bytes,
     /// Bytes that will be written to the image.
     pub image_bytes: Bytes,
-    /// Chunks of the image that did not match their recorded digest: they rotted on the DPSR disk.
+    /// Chunks of the image that did not match their recorded digest: they or it rotted on the DPSR disk.
     pub rotten: u64,
+    /// The first of them of which part would stay: its new digest would be that of what it is now.
+    pub unsound: Option<Chunk>,
     /// Told how far it is.
     pub progress: &'a dyn Progress,
 }
@@ -101,6 +103,9 @@ impl SaveUndo<'_> {
         let recorded = self.recorded(chunk)?;
         if self.key.digest(old) != recorded {
             self.rotten += 1;
+            if self.source.keeps_part_of(chunk) {
+                self.unsound.get_or_insert(chunk);
+            }
         }
         self.root.remove(self.key, chunk, recorded);
         self.root.add(self.key, chunk, self.key.digest(new));
@@ -160,7 +165,10 @@ impl Work for SaveUndo<'_> {
         for (index, run) in runs(&group.chunks) {
             if run.start < digests::BASE.0 {
                 let count = (run.end - run.start) as usize * CHUNK as usize;
-                self.source.blank(run, &mut new[index * CHUNK as usize..][..count]);
+                let part = index * CHUNK as usize..index * CHUNK as usize + count;
+                self.source.blank(run.clone(), &mut new[part.clone()]);
+                // What stays is what is checked, not what another read of the same place brought.
+                self.source.keep(run, &old[part.clone()], &mut new[part]);
             }
         }
         let (old, new) = (old.as_chunks().0, new.as_chunks().0);

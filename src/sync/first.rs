@@ -203,6 +203,7 @@ impl Session<'_> {
             pruned: vec![],
             not_pruned: None,
             rotten_chunks: 0,
+            stale_digests: false,
             volumes: self.volume_reports(&self.disks.volumes, changed_in, None),
         }
     }

@@ -5,6 +5,7 @@
 //! to `Updating` nothing the last generation needs is touched; after it, whatever goes wrong is rolled back.
 
 mod ahead;
+mod base;
 mod first;
 mod next;
 mod pre_images;
@@ -149,6 +150,9 @@ impl Session<'_> {
             Ok(store.contents.superblock.state)
         });
         match outcome {
+            Ok(State::Clean(generation)) if error.kind() == Kind::Damaged => {
+                error.replace_left(format!("the copy is still generation {generation}, with that damage"))
+            }
             Ok(State::Clean(generation)) => {
                 error.replace_left(format!("the copy is generation {generation}, intact"))
             }

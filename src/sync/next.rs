@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
+use super::base::Base;
 use super::report::VolumeReport;
 use super::{Report, Session};
 use crate::changes::find::{Found, Search};
@@ -27,15 +28,16 @@ use crate::store::map::{self, Outline};
 use crate::store::placement::Placement;
 use crate::store::room::{self, Need};
 use crate::store::space::Space;
-use crate::store::table::{self, TableReader};
+use crate::store::table::TableReader;
 use crate::store::undo::{UndoReader, UndoWriter};
 use crate::swap;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 /// What the next generation's image takes. Its fresh extents have no place before there is room for all.
-struct Draft {
+pub(super) struct Draft {
+    base: Base,
     /// The next map, so far with the extents it keeps.
-    map: Map,
+    pub(super) map: Map,
     /// Whether the partitions changed.
     moved: bool,
     /// How many extents are fresh.
@@ -43,11 +45,12 @@ struct Draft {
     fresh_chunks: Vec<Range<u64>>,
     /// The chunks that have a place or will get one.
     places: Vec<Range<u64>>,
-    space: Space,
+    pub(super) space: Space,
 }
 
 /// How the next generation's image will lie in the store.
 struct Plan {
+    base: Base,
     map: Map,
     fresh: Vec<Run>,
     fresh_chunks: Vec<Range<u64>>,
@@ -75,14 +78,15 @@ impl Session<'_> {
         let image = draft.space.image.clone();
         let source = Source::new(&draft.map, &self.request.moving, primary, target.as_read(), image);
         let found = self.find(&mut engine, &draft, &source, target)?;
+        self.check_kept(&draft, &source, &found.set)?;
         let room = self.room(&draft, &found.set)?;
         if self.request.dry_run {
-            return Ok(self.report(from, &draft.map, &found, None, &room.dropped, started));
+            return Ok(self.report(from, &draft, &found, None, &room.dropped, started));
         }
         let dropped = room.make(&mut self.store, self.progress)?;
-        let plan = self.place(from, draft)?;
-        let saved = self.save(&mut engine, from, &plan, &source, &found.set, target)?;
-        let report = self.report(from, &plan.map, &found, Some(&saved), &dropped, started);
+        let plan = self.place(from, &draft)?;
+        let saved = self.save(&mut engine, &plan, &source, &found.set, target)?;
+        let report = self.report(from, &draft, &found, Some(&saved), &dropped, started);
         let moment = self.request.moment.moment()?;
         let index = self.next_index(from, &plan, &saved, &report, moment);
         match &saved.undo {
@@ -127,30 +131,34 @@ impl Session<'_> {
         let fresh = outline.fresh.iter().map(|range| in_chunks(range.start)..in_chunks(range.end));
         let fresh_chunks: Vec<Range<u64>> = fresh.collect();
         let space = self.space(&outline.kept);
+        let base = self.base(from, old, &outline.kept)?;
         let mut places: Vec<Range<u64>> = space.image.placed(chunks).chain(fresh_chunks.clone()).collect();
         places.sort_by_key(|place| place.start);
         let fresh = outline.fresh_count();
         let map = Map { id, volumes: volumes.clone(), runs: outline.kept, ..old.clone() };
-        Ok(Draft { map, moved, fresh, fresh_chunks, places, space })
+        Ok(Draft { base, map, moved, fresh, fresh_chunks, places, space })
     }
 
     /// Gives every extent of the image its place, now that there is room; fresh ones are zeroed here, before
     /// anything needs them.
-    fn place(&self, from: Generation, draft: Draft) -> Result<Plan> {
+    fn place(&self, from: Generation, draft: &Draft) -> Result<Plan> {
         let contents = &self.store.contents;
         let geometry = contents.superblock.geometry;
         let old = contents.map_of(contents.record(from)?).clone();
+        let base = draft.base;
         if !draft.moved {
-            return Ok(Plan { space: self.space(&old.runs), map: old, fresh: vec![], fresh_chunks: vec![] });
+            let (fresh, fresh_chunks) = (vec![], vec![]);
+            return Ok(Plan { base, space: self.space(&old.runs), map: old, fresh, fresh_chunks });
         }
         let mut free = Free::of(&contents.index, &geometry);
-        let (map, fresh) =
-            map::follow(&old, draft.map.volumes, &geometry, &mut free).expect("room was made just now");
+        let (map, fresh) = map::follow(&old, draft.map.volumes.clone(), &geometry, &mut free)
+            .expect("room was made just now");
         self.zero(&fresh)?;
-        Ok(Plan { space: self.space(&map.runs), map, fresh, fresh_chunks: draft.fresh_chunks })
+        let fresh_chunks = draft.fresh_chunks.clone();
+        Ok(Plan { base, space: self.space(&map.runs), map, fresh, fresh_chunks })
     }
 
-    fn space(&self, image: &[Run]) -> Space {
+    pub(super) fn space(&self, image: &[Run]) -> Space {
         let contents = &self.store.contents;
         let image = Placement::new(image, contents.superblock.geometry, contents.base);
         Space { image, table: contents.table() }
@@ -179,10 +187,11 @@ impl Session<'_> {
             space: draft.space.clone(),
             chunks: draft.map.chunks(),
             fresh: draft.fresh_chunks.clone(),
+            damaged: draft.base.stale || self.store.contents.index.scrub.damaged > 0,
             key: &self.key,
             progress: self.progress,
         };
-        search.run(engine, self.request.mode)
+        search.run(engine, draft.base.mode)
     }
 
     /// Finds room for the undo store and the fresh extents together: what fits alone may not fit with the
@@ -196,13 +205,12 @@ impl Session<'_> {
     fn save(
         &mut self,
         engine: &mut Engine,
-        from: Generation,
         plan: &Plan,
         source: &Source,
         set: &ChangeSet,
         target: WriteId,
     ) -> Result<Saved> {
-        let root = self.base_root(from, plan)?;
+        let root = plan.base.root;
         if set.count() == 0 {
             let (read, image_bytes) = (Bytes::ZERO, Bytes::ZERO);
             return Ok(Saved { undo: None, root, read, image_bytes, rotten: 0 });
@@ -229,34 +237,22 @@ impl Session<'_> {
             key: &self.key,
             table: TableReader::new(contents.table(), plan.map.chunks())?,
             fresh: plan.fresh_chunks.clone(),
-            narrow: if self.request.mode == Mode::Full { Narrow::Nothing } else { Narrow::Pages },
+            narrow: if plan.base.mode == Mode::Full { Narrow::Nothing } else { Narrow::Pages },
             root,
             read: Bytes::ZERO,
             image_bytes: Bytes::ZERO,
             rotten: 0,
+            unsound: None,
             progress: self.progress,
         };
         self.store.prove()?;
         engine.run(&mut work)?;
+        if let Some(chunk) = work.unsound {
+            return Err(self.unsound(&plan.map, chunk));
+        }
         work.undo.finish(disk)?;
         let (root, read, image_bytes, rotten) = (work.root, work.read, work.image_bytes, work.rotten);
         Ok(Saved { undo: Some(undo), root, read, image_bytes, rotten })
-    }
-
-    /// The sum of the digests that the next generation starts from: the last one's, unless the map changed
-    /// or a scrub left damage: a digest page rebuilt from the image may not add up to what was recorded.
-    fn base_root(&self, from: Generation, plan: &Plan) -> Result<DigestRoot> {
-        let contents = &self.store.contents;
-        let record = contents.record(from)?;
-        let trusted = contents.index.scrub.damaged == 0 && self.request.mode != Mode::Compare;
-        if record.map == plan.map.id && trusted {
-            return Ok(DigestRoot::from_bytes(record.root));
-        }
-        let mut table = TableReader::new(contents.table(), plan.map.chunks())?;
-        let kept = plan.space.image.placed(plan.map.chunks()).flat_map(|place| {
-            place.filter(|chunk| !plan.fresh_chunks.iter().any(|fresh| fresh.contains(chunk)))
-        });
-        table::sum(self.store.reader(), &mut table, kept.map(|chunk| chunk..chunk + 1), &self.key)
     }
 
     /// The commit of the undo store: from here on an interruption is rolled back.
@@ -307,7 +303,7 @@ impl Session<'_> {
         let last = index.generations.last_mut().expect("a clean store has a generation");
         last.undo = saved.undo.clone();
         let made = Made {
-            mode: self.request.mode.code(),
+            mode: plan.base.mode.code(),
             read: report.bytes_read,
             changed: report.bytes_changed,
             image: report.bytes_written_image,
@@ -331,7 +327,7 @@ impl Session<'_> {
     fn report(
         &self,
         from: Generation,
-        map: &Map,
+        draft: &Draft,
         found: &Found,
         saved: Option<&Saved>,
         dropped: &[Generation],
@@ -344,11 +340,11 @@ impl Session<'_> {
         };
         Report {
             generation: from.next(),
-            mode: self.request.mode.word(),
+            mode: draft.base.mode.word(),
             dry_run: self.request.dry_run,
             // Where nothing was looked for, saving is what reads.
             bytes_read: match saved {
-                Some(saved) if self.request.mode == Mode::Full => saved.read,
+                Some(saved) if draft.base.mode == Mode::Full => saved.read,
                 _ => found.read,
             },
             bytes_changed: Bytes(found.set.count() * CHUNK),
@@ -362,7 +358,8 @@ impl Session<'_> {
             pruned: vec![],
             not_pruned: None,
             rotten_chunks: saved.map_or(0, |saved| saved.rotten),
-            volumes: self.volume_reports(&map.volumes, changed, Some(from)),
+            stale_digests: draft.base.stale,
+            volumes: self.volume_reports(&draft.map.volumes, changed, Some(from)),
         }
     }
 

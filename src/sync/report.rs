@@ -39,9 +39,12 @@ pub struct Report {
     pub pruned: Vec<Generation>,
     /// Why the rules of the pair could not be followed, if they could not.
     pub not_pruned: Option<String>,
-    /// Chunks of the image that had rotted on the DPSR disk and were replaced; generations before this one
-    /// keep them damaged.
+    /// Chunks that did not match their recorded digest, because they or it had rotted on the DPSR disk, and were put
+    /// right; generations before this one keep them damaged.
     pub rotten_chunks: u64,
+    /// Whether the digests on the DPSR disk, as a whole, were not those that the last generation recorded: then both
+    /// disks were read, however changes were to be found.
+    pub stale_digests: bool,
     /// Each volume and the time it stands at.
     pub volumes: Vec<VolumeReport>,
 }

@@ -22,4 +22,5 @@ mod powercut;
 mod pre_images;
 mod repartition;
 mod scrub;
+mod unsound;
 mod world;
