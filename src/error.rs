@@ -51,6 +51,7 @@ struct Parts {
     next: Option<String>,
     errno: Option<i32>,
     overflow: bool,
+    unanswered: bool,
 }
 
 /// The result of everything that can fail.
@@ -69,6 +70,7 @@ impl Error {
             next: None,
             errno: None,
             overflow: false,
+            unanswered: false,
         }))
     }
 
@@ -118,6 +120,18 @@ impl Error {
     /// Whether it was the room for pre-images of a primary in use that did not do.
     pub fn is_overflow(&self) -> bool {
         self.0.overflow
+    }
+
+    /// Says that a disk left what it was asked unanswered: whoever asks it once more may wait for ever.
+    #[must_use]
+    pub fn of_no_answer(mut self) -> Self {
+        self.0.unanswered = true;
+        self
+    }
+
+    /// Whether a disk left what it was asked unanswered. None of the disks at work is to be touched after that.
+    pub fn is_unanswered(&self) -> bool {
+        self.0.unanswered
     }
 
     /// Says what else to do, beside what was said before.

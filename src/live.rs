@@ -22,7 +22,7 @@ use crate::pair::sysfs::{DevNum, Roots};
 use crate::pair::table::Table;
 use crate::progress::Progress;
 use crate::snapshot::{self, Cow, Inhibitor, Settings, Snapshot};
-use crate::sync::{Disks, Held, Report, Request, ahead, sync};
+use crate::sync::{Disks, Held, INCOMPLETE, Report, Request, ahead, sync};
 use crate::sys::loops::Loop;
 use crate::units::{Bytes, SECTOR};
 use crate::wrap::Wrapped;
@@ -32,9 +32,6 @@ const HOOKS: &str = "hooks";
 
 /// What is left where nothing was written yet.
 const INTACT: &str = "the last generation is intact";
-
-/// What is left where there is no generation yet.
-const INCOMPLETE: &str = "the copy is not complete yet; the next sync goes on where this one stopped";
 
 /// Makes a new generation of a primary that is in use and wrapped; `dir` is the directory of the records.
 /// `pair.disks.primary` is the live disk: a dry run counts on it, without a moment.
@@ -68,6 +65,13 @@ pub fn sync_live(
         "" | INTACT => error.replace_left(left),
         _ => error,
     });
+    if let Err(error) = outcome.as_ref()
+        && error.is_unanswered()
+        && pair.config.live.cow == CowPlace::Dpsr
+    {
+        // The primary waits for pre-images on its way to the disk that hangs, and so may whoever lets it go.
+        tracing::warn!("{error}");
+    }
     let pause = snapshot.moment().pause;
     let released = Arc::into_inner(snapshot).map_or(Ok(()), Snapshot::release);
     if let Err(error) = released {
@@ -84,9 +88,15 @@ fn copy(
     request: &Request,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    read(pair, snapshot, request, progress).map_err(|error| match snapshot.check() {
-        Err(lost) if lost.kind() != Kind::Internal => lost.replace_left(error.what_is_left()),
-        _ => error,
+    read(pair, snapshot, request, progress).map_err(|error| {
+        // Whether pre-images can be read cannot be asked where they may lie on the disk that hangs.
+        if error.is_unanswered() {
+            return error;
+        }
+        match snapshot.check() {
+            Err(lost) if lost.kind() != Kind::Internal => lost.replace_left(error.what_is_left()),
+            _ => error,
+        }
     })
 }
 

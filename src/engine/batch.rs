@@ -50,7 +50,10 @@ impl Request {
         let verb = if phase == Phase::Reads { "reading" } else { "writing" };
         let doing = format!("{verb} {} bytes at {} of", self.range.len(), self.at.0);
         let why = format!("no answer for {} seconds", waited.as_secs());
-        Error::new(Kind::Device, doing, why).on(disks.read(self.disk).name())
+        Error::new(Kind::Device, doing, why)
+            .on(disks.read(self.disk).name())
+            .next("see what the kernel says of it (dmesg), and check its cable and power")
+            .of_no_answer()
     }
 }
 

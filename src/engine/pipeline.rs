@@ -50,10 +50,7 @@ impl<'a, W: Work> Pipeline<'a, W> {
             match self.turn() {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error) => {
-                    self.drain();
-                    return Err(error);
-                }
+                Err(error) => return Err(self.ended(error)),
             }
         }
     }
@@ -166,9 +163,19 @@ impl<'a, W: Work> Pipeline<'a, W> {
         self.free.push(batch);
     }
 
+    /// After `error`: awaits all that is in flight, and what is to be told. That somebody wished to stop is no
+    /// answer to why nothing was put in order after it.
+    fn ended(&mut self, error: Error) -> Error {
+        match self.drain() {
+            Err(lost) if lost.is_unanswered() && error.kind() == Kind::Interrupted => lost,
+            Err(lost) if lost.is_unanswered() => error.of_no_answer(),
+            _ => error,
+        }
+    }
+
     /// Awaits all that is in flight, whatever becomes of it. A backend that lost its batches takes the rest
     /// with it.
-    fn drain(&mut self) {
+    fn drain(&mut self) -> Result<()> {
         self.free.extend(self.ready.iter_mut().filter_map(Option::take));
         while self.flying > 0 {
             match self.backend.wait() {
@@ -177,8 +184,12 @@ impl<'a, W: Work> Pipeline<'a, W> {
                     self.free.push(landed.batch);
                 }
                 Ok(None) => {}
-                Err(_) => return self.free.clear(),
+                Err(lost) => {
+                    self.free.clear();
+                    return Err(lost);
+                }
             }
         }
+        Ok(())
     }
 }

@@ -263,9 +263,40 @@ fn a_disk_that_never_answers_is_named() {
     for io in [Io::Auto, Io::Posix] {
         let (mut engine, mut work, _writer) = pipe(io, Duration::from_millis(50));
         let error = engine.run(&mut work).unwrap_err();
-        assert_eq!(error.to_string(), "reading 8192 bytes at 0 of pipe: no answer for 0 seconds");
+        let told = "reading 8192 bytes at 0 of pipe: no answer for 0 seconds; see what the kernel says of it (dmesg), and check its cable and power";
+        assert_eq!(error.to_string(), told);
         assert_eq!(error.kind(), Kind::Device);
+        assert!(error.is_unanswered());
         assert_eq!(engine.run(&mut work).unwrap_err().kind(), Kind::Internal);
+    }
+}
+
+/// Reads one batch, and fails where it would plan the second.
+struct Failing(Option<ReadId>, Kind);
+
+impl Work for Failing {
+    type Tag = ();
+
+    fn next(&mut self, batch: &mut Batch) -> Result<Option<()>> {
+        let why = || Error::new(self.1, "planning", "there is no more");
+        self.0.take().map(|disk| Some(batch.read(disk, Bytes(0), 0..8192))).ok_or_else(why)
+    }
+
+    fn process(&mut self, (): (), _: &mut Batch) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_never_answers_is_known_of_also_where_something_else_came_first() {
+    for (io, kind) in
+        [Io::Auto, Io::Posix].into_iter().flat_map(|io| [(io, Kind::Interrupted), (io, Kind::Damaged)])
+    {
+        let (mut engine, work, _writer) = pipe(io, Duration::from_millis(50));
+        let error = engine.run(&mut Failing(work.0, kind)).unwrap_err();
+        assert!(error.is_unanswered(), "{error}");
+        let told = if kind == Kind::Interrupted { Kind::Device } else { kind };
+        assert_eq!(error.kind(), told, "{error}");
     }
 }
 

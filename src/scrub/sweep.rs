@@ -56,7 +56,7 @@ impl Reader<'_> {
         self.read += Bytes(sweep.pieces.iter().map(|piece| piece.count * CHUNK).sum());
         loop {
             match self.engine.run(&mut sweep) {
-                Err(error) if error.kind() == Kind::Device => {
+                Err(error) if error.kind() == Kind::Device && !error.is_unanswered() => {
                     self.still_there(error)?;
                     sweep.slowly(self.disk)?;
                 }

@@ -31,6 +31,10 @@ use crate::units::{Bytes, Generation};
 pub use ahead::{Ready, ahead};
 pub use report::Report;
 
+/// What is left where there is no generation yet.
+pub(crate) const INCOMPLETE: &str =
+    "the copy is not complete yet; the next sync goes on where this one stopped";
+
 /// The moment that is copied: what the primary, or a snapshot of it, stands at.
 pub trait Held: Send + Sync {
     /// Whether what was read up to now is the one moment, and how good a one; asked before each commit. An
@@ -145,6 +149,9 @@ impl Session<'_> {
         if self.request.dry_run {
             return error.replace_left("nothing was written");
         }
+        if error.is_unanswered() {
+            return self.leave(error);
+        }
         let outcome = self.store.reopen().and_then(|mut store| {
             recover::recover(&mut store)?;
             Ok(store.contents.superblock.state)
@@ -156,8 +163,7 @@ impl Session<'_> {
             Ok(State::Clean(generation)) => {
                 error.replace_left(format!("the copy is generation {generation}, intact"))
             }
-            Ok(_) => error
-                .replace_left("the copy is not complete yet; the next sync goes on where this one stopped"),
+            Ok(_) => error.replace_left(INCOMPLETE),
             Err(second) if second.kind() == Kind::Damaged => error.replace_left(format!(
                 "the copy is damaged and it cannot be rolled back ({}): 'dpsr export N' still reads what is \
                  sound; 'dpsr sync --full --no-undo' starts afresh",
@@ -168,6 +174,20 @@ impl Session<'_> {
                 second.cause()
             )),
         }
+    }
+
+    /// After a disk left its transfers unanswered: whoever reads or writes it now would wait with them, and nobody
+    /// would be told. That comes up in the middle of a stretch of copying only, so that what was flipped to last is
+    /// what the disk says.
+    fn leave(&self, error: Error) -> Error {
+        let left = match self.store.contents.superblock.state {
+            State::Clean(generation) => format!("the copy is generation {generation}, intact"),
+            State::Updating { from, .. } => format!(
+                "this sync was not rolled back: the next one goes back to generation {from} before anything else"
+            ),
+            _ => INCOMPLETE.to_owned(),
+        };
+        error.replace_left(left).or_next("then sync again")
     }
 
     /// Drops what the rules of the pair do not keep. The new generation is there already, whatever comes of
@@ -197,3 +217,6 @@ impl Session<'_> {
         volumes.iter().map(time).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
