@@ -23,6 +23,7 @@ use crate::pair::open::{PrimaryUse, open_primary};
 use crate::pair::plan::{InitPlan, Inputs, Sizes};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::refuse::{Target, check_room, check_target};
+use crate::pair::run::missing_probers;
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
 use crate::pair::target::{Taker, claim};
@@ -125,6 +126,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
         gives_up: &gives_up(&found),
         limit: options.history,
         reserve: reserve.as_ref().map(NewReserve::shown),
+        missing: &missing_probers(),
     };
     let plan = InitPlan::new(&inputs, needed);
     check_room(&target, &volumes, |volumes| needed(volumes, plan.sizes.store))?;

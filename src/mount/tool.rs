@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Kind, Result};
+use crate::pair::run::command;
 use crate::sys::signal;
 
 /// Long enough for a slow disk, short enough for a person.
@@ -72,13 +73,6 @@ pub fn run_to_its_end_with(more: &[(&str, &str)], program: &str, package: &str, 
 pub fn converse(program: &str, package: &str, args: &[&str]) -> Result<()> {
     let status = command(program, args).status().map_err(|error| missing(program, package, &error))?;
     if status.success() { Ok(()) } else { Err(failed(program, &format!("it ended with {status}"))) }
-}
-
-fn command(program: &str, args: &[&str]) -> Command {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new(program);
-    command.args(args).env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    command
 }
 
 /// What a child printed, once it has ended. One that does not is killed, with all it has started; so it is where

@@ -28,7 +28,7 @@ pub mod probe;
 mod proof;
 pub mod refuse;
 mod roles;
-mod run;
+pub mod run;
 mod scan;
 pub mod serial;
 pub mod show;

@@ -127,6 +127,8 @@ pub struct Inputs<'a> {
     pub limit: Option<Bytes>,
     /// The file on the primary that is not copied.
     pub reserve: Option<PlannedReserve>,
+    /// The tools that tell what is on a disk and cannot be run.
+    pub missing: &'a [&'static str],
 }
 
 impl InitPlan {
@@ -176,7 +178,17 @@ fn warnings(inputs: &Inputs<'_>, room: Bytes) -> Vec<String> {
          of the pair's record, so that they always move together"
             .to_owned()
     });
-    bad.chain(tight).chain(limit).chain(grouped).chain(alone).collect()
+    let missing = inputs.missing.iter().map(|tool| without(tool));
+    bad.chain(missing).chain(tight).chain(limit).chain(grouped).chain(alone).collect()
+}
+
+/// What cannot be told without `tool`.
+fn without(tool: &str) -> String {
+    let lost = match tool {
+        "blkid" => "what is on the primary's partitions is not known, and swap is told by their types alone",
+        _ => "signatures on the DPSR disk were not looked for, only its partitions and data in samples",
+    };
+    format!("{tool} cannot be run (package util-linux): {lost}")
 }
 
 #[cfg(test)]
@@ -215,10 +227,19 @@ mod tests {
             gives_up: &["ext4 on the whole disk".to_owned()],
             limit: None,
             reserve: None,
+            missing: &[],
         };
         let plan = InitPlan::new(&inputs, sizes);
         insta::assert_snapshot!("plan_text", plan);
         insta::assert_snapshot!("plan_json", serde_json::to_string_pretty(&plan).unwrap());
+    }
+
+    #[test]
+    fn a_tool_that_cannot_be_run_is_told() {
+        insta::assert_snapshot!([without("blkid"), without("wipefs")].join("\n"), @r"
+        blkid cannot be run (package util-linux): what is on the primary's partitions is not known, and swap is told by their types alone
+        wipefs cannot be run (package util-linux): signatures on the DPSR disk were not looked for, only its partitions and data in samples
+        ");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a probing tool of util-linux with a deadline; a tool that is missing or hangs is no answer.
+//! How programs of others are found, and a probing tool of util-linux run with a deadline; a tool that is missing or
+//! hangs is no answer.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::{Child, Command, Stdio};
@@ -11,10 +13,39 @@ use std::time::Duration;
 /// A failing disk can make a prober hang in the kernel for minutes.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where programs are that need root, on systems where the path of a user, of `su` or of cron has only the others.
+const SYSTEM: &str = "/usr/sbin:/sbin";
+
+/// Where they are looked for without any path. (execvp(3))
+const USUAL: &str = "/usr/bin:/bin";
+
+/// The tools that tell what is on a disk.
+const PROBERS: [&str; 2] = ["blkid", "wipefs"];
+
+/// `program`, found also where not every user looks, and speaking English.
+pub fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).env("LC_ALL", "C").env("PATH", search_path(std::env::var_os("PATH")));
+    command
+}
+
+/// `path` and the folders of the system behind it. An empty one would mean the current directory.
+fn search_path(path: Option<OsString>) -> OsString {
+    let mut path = path.filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL.into());
+    path.push(OsStr::new(":"));
+    path.push(OsStr::new(SYSTEM));
+    path
+}
+
+/// The tools that tell what is on a disk and cannot be run here.
+pub fn missing_probers() -> Vec<&'static str> {
+    PROBERS.into_iter().filter(|program| output(program, &["--version"]).is_none()).collect()
+}
+
 /// What `program` prints, or nothing where it fails, is absent or does not answer in time.
 pub(super) fn output(program: &str, args: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
-    command.args(args).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut command = command(program, args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     answer(command.spawn().ok()?, DEADLINE)
 }
 
@@ -43,6 +74,15 @@ pub(super) fn path_for_child(descriptor: BorrowedFd<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_the_system_are_found_whatever_the_path_is() {
+        let path = |path: &str| search_path(Some(path.into()));
+        assert_eq!(path("/home/me/bin"), "/home/me/bin:/usr/sbin:/sbin");
+        assert_eq!(path(""), "/usr/bin:/bin:/usr/sbin:/sbin");
+        assert_eq!(search_path(None), "/usr/bin:/bin:/usr/sbin:/sbin");
+        assert!(missing_probers().is_empty());
+    }
 
     #[test]
     fn a_hanging_tool_is_no_answer() {

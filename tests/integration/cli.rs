@@ -26,7 +26,14 @@ use crate::world::stamped;
 
 const MIB: u64 = 1 << 20;
 
-/// A program with the tools it runs in reach: not every user has `/usr/sbin` in the path.
+/// The command as cron, an ordinary user and plain `su` run it: the tools of the system are not in their path.
+fn dpsr() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dpsr"));
+    command.env("PATH", "/usr/bin:/bin");
+    command
+}
+
+/// A tool that prepares a test, found also where not every user looks.
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
@@ -35,7 +42,7 @@ fn command(program: &str) -> Command {
 
 /// Runs the command in `dir`, and tells its exit code and all it printed.
 fn told(dir: &Path, arguments: &[String]) -> String {
-    let mut command = command(env!("CARGO_BIN_EXE_dpsr"));
+    let mut command = dpsr();
     command.args(arguments).current_dir(dir).stdin(Stdio::null());
     command.env_remove("COLUMNS").env_remove("DPSR_IO").env_remove("DPSR_LOG");
     let output = command.output().unwrap();
@@ -435,7 +442,7 @@ fn export_to_a_stream_is_the_same() {
     let shown = desk.0.path().to_str().unwrap();
     let streamed = |more: &str| {
         let line = format!("export 1 - --volume home --config-dir {shown}/pairs{more}");
-        let output = command(env!("CARGO_BIN_EXE_dpsr")).args(words(&line)).output().unwrap();
+        let output = dpsr().args(words(&line)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };

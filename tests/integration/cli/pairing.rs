@@ -14,7 +14,7 @@ use dpsr::sync::Request;
 use dpsr::units::Bytes;
 use serde_json::Value;
 
-use super::{DISKS, Desk, MIB, command, dialogue, told, words};
+use super::{DISKS, Desk, MIB, command, dialogue, dpsr, told, words};
 
 fn edit(desk: &Desk, change: impl FnOnce(String) -> String) {
     let path = desk.path("pairs/system.toml");
@@ -118,7 +118,7 @@ fn json_tells_what_was_done() {
     desk.blank("target", 8 * MIB);
     let json = |line: &str| -> Value {
         let shown = desk.0.path().to_str().unwrap();
-        let mut command = command(env!("CARGO_BIN_EXE_dpsr"));
+        let mut command = dpsr();
         let line = format!("{line} --json --config-dir {shown}/pairs").replace("DIR", shown);
         let output = command.args(words(&line)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -177,4 +177,24 @@ fn a_primary_without_a_known_system_is_told() {
     let text = desk.run(&line);
     assert!(text.contains("Warning: no partition is known to belong to the system"), "{text}");
     assert!(text.contains("group = [...]"), "{text}");
+}
+
+/// Runs sfdisk on the primary.
+fn sfdisk(desk: &Desk, option: &str, more: [&str; 2]) {
+    let mut tool = command("sfdisk");
+    tool.args(["--quiet", option]).arg(desk.path("primary")).args(more);
+    assert!(tool.status().unwrap().success());
+}
+
+/// A type says what a partition was made for, and not what is on it.
+#[test]
+fn a_filesystem_on_a_partition_made_for_swap_is_copied_whatever_the_path_of_the_user_is() {
+    let desk = Desk::new();
+    sfdisk(&desk, "--part-type", ["2", "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"]);
+    let mut mkfs = command("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-E", &format!("offset={}", 2112 * 512)]).arg(desk.path("primary")).arg("4000k");
+    assert!(mkfs.status().unwrap().success());
+    let plan = desk.run(&format!("init {DISKS}"));
+    let home = plan.lines().find(|line| line.contains("home")).unwrap();
+    assert!(home.contains("ext4") && home.ends_with("kept"), "{plan}");
 }
