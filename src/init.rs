@@ -148,6 +148,7 @@ pub fn plan(dir: &Path, options: Options) -> Result<Planned> {
 
 fn volumes(roots: &Roots, primary: &Probe, table: &Table, options: &Options) -> Result<Volumes> {
     let mut volumes = Volumes::of(table, primary.size);
+    volumes.refuse_twins(&primary.name(), |_| true)?;
     volumes.group_running(roots, primary);
     volumes.leave_out_swap(table);
     for name in &options.leave_out {

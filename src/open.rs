@@ -93,6 +93,16 @@ fn warn_of_unknown(config: &PairConfig, volumes: &Volumes) {
     }
 }
 
+/// Partitions that share an id must not where the record names it; elsewhere nothing depends on it.
+fn check_twins(config: &PairConfig, volumes: &Volumes, primary: &str) -> Result<()> {
+    let named = |id: &str| config.leave_out.iter().chain(&config.group).any(|one| one == id);
+    volumes.refuse_twins(primary, named)?;
+    if let Err(twins) = volumes.refuse_twins(primary, |_| true) {
+        tracing::warn!("{}, ignoring: the record of the pair {} names neither", twins.cause(), config.name);
+    }
+    Ok(())
+}
+
 /// Both disks of a pair, proven, locked, and ready for a sync.
 pub struct OpenPair {
     /// The record of the pair.
@@ -186,6 +196,7 @@ fn opened_pair(
         belongs(&config, &pair.dpsr, contents)?;
     }
     let mut volumes = volumes_of(&config, &pair.primary.table);
+    check_twins(&config, &volumes, &pair.primary.probe.name())?;
     let known = contents.as_ref().map(|contents| {
         let current = contents.current().and_then(|generation| contents.index.record(generation));
         &current.map_or_else(|| contents.newest_map(), |record| contents.map_of(record)).volumes

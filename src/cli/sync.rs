@@ -133,6 +133,7 @@ fn moving(pair: &OpenPair, names: &[String]) -> Result<Moving> {
         let together = pair.volumes.iter().filter(|v| v.id == named.id || named.group && v.group);
         ids.extend(together.map(|volume| volume.id.clone()));
     }
+    pair.volumes.refuse_twins(&pair.primary_probe.name(), |id| ids.iter().any(|one| one == id))?;
     Ok(Moving::Only(ids))
 }
 

@@ -85,6 +85,24 @@ impl Volumes {
         }
     }
 
+    /// Refuses two partitions that have one unique GUID, where it `matters` to anybody: whatever is said of one by
+    /// its id would be said of both, and one that should be copied would be left out with the other.
+    pub fn refuse_twins(&self, primary: &str, matters: impl Fn(&str) -> bool) -> Result<()> {
+        let same =
+            |other: &Volume| self.all.iter().find(|one| one.id == other.id && one.number != other.number);
+        let mut named = self.all.iter().filter(|volume| matters(&volume.id));
+        let Some((one, other)) = named.find_map(|one| Some((one, same(one)?))) else { return Ok(()) };
+        let why = format!("its partitions {one} and {other} have one unique GUID, {}", one.id);
+        let number = one.number.max(other.number);
+        Err(Error::new(Kind::Refused, "telling apart the partitions of", why)
+            .on(primary)
+            .left("nothing was written")
+            .next(format!(
+                "give one of them another with 'sgdisk --partition-guid={number}:R {primary}', and correct what \
+                 mounts it by PARTUUID"
+            )))
+    }
+
     /// Puts the volumes with these ids into the group; an id that is gone is ignored, so that the record
     /// of a pair survives repartitioning.
     pub fn group_also(&mut self, ids: &[String]) {
@@ -291,6 +309,20 @@ mod tests {
         table.partitions[1].content =
             Some(Content { fstype: "ext4".into(), label: Some("EFI".into()), uuid: None });
         insta::assert_snapshot!(Volumes::of(&table, Bytes(100 * GIB)).find("EFI").unwrap_err(), @"looking for EFI: partitions 1 and 2 have this name; name the partition by its number");
+    }
+
+    #[test]
+    fn two_partitions_with_one_guid_are_refused_where_it_matters() {
+        let mut table = sample_table();
+        table.partitions[2].id = table.partitions[1].id.clone();
+        let volumes = Volumes::of(&table, Bytes(100 * GIB));
+        let error = volumes.refuse_twins("/dev/sda", |_| true).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        insta::assert_snapshot!(error, @"telling apart the partitions of /dev/sda: its partitions 2 (system) and 3 have one unique GUID, 22222222-0000-0000-0000-00000000000a; nothing was written; give one of them another with 'sgdisk --partition-guid=3:R /dev/sda', and correct what mounts it by PARTUUID");
+        let only = |id: &str| volumes.refuse_twins("/dev/sda", |other| other == id);
+        assert!(only(&table.partitions[1].id).is_err());
+        only(&table.partitions[0].id).unwrap();
+        Volumes::of(&sample_table(), Bytes(100 * GIB)).refuse_twins("/dev/sda", |_| true).unwrap();
     }
 
     #[test]

@@ -198,3 +198,29 @@ fn a_filesystem_on_a_partition_made_for_swap_is_copied_whatever_the_path_of_the_
     let home = plan.lines().find(|line| line.contains("home")).unwrap();
     assert!(home.contains("ext4") && home.ends_with("kept"), "{plan}");
 }
+
+/// Leaving out one of two partitions with one GUID would leave out both.
+#[test]
+fn partitions_that_share_a_guid_are_refused_where_the_record_would_name_them() {
+    let guid = "22222222-2222-2222-2222-222222222222";
+    let twins = |desk: &Desk, one: &str, other: &str| {
+        [one, other].into_iter().for_each(|number| sfdisk(desk, "--part-uuid", [number, guid]));
+    };
+    let desk = Desk::new();
+    twins(&desk, "2", "3");
+    let init = dialogue(&desk, &[format!("init {DISKS} --leave-out scratch --confirm {}", 48 * MIB)]);
+    let desk = Desk::new();
+    sfdisk(&desk, "--part-uuid", ["3", guid]);
+    desk.run(&format!("init {DISKS} --leave-out scratch --confirm {}", 48 * MIB));
+    assert!(desk.run("sync --offline").starts_with("exit code 0"));
+    sfdisk(&desk, "--part-uuid", ["2", guid]);
+    let named = desk.run("sync --offline");
+    let desk = Desk::new();
+    desk.run(&format!("init {DISKS} --confirm {}", 48 * MIB));
+    twins(&desk, "2", "3");
+    let other = desk.run("sync --offline");
+    assert!(other.starts_with("exit code 0"), "{other}");
+    let other = other.lines().find(|line| line.contains("WARN")).unwrap_or_default().to_owned();
+    let volume = desk.run("sync --offline --volume 2");
+    insta::assert_snapshot!([init, named, other, volume].join("\n"));
+}
