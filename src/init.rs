@@ -19,7 +19,7 @@ use crate::pair::empty::{Found, emptiness};
 use crate::pair::inuse::in_use;
 use crate::pair::layout::{DpsrLayout, Guids, find_store, write_gpt};
 use crate::pair::lock::Lock;
-use crate::pair::open::{PrimaryUse, open_primary};
+use crate::pair::open::{PrimaryUse, is_primary, open_primary};
 use crate::pair::plan::{InitPlan, Inputs, Sizes};
 use crate::pair::probe::{Kind as Endpoint, Probe};
 use crate::pair::refuse::{Target, check_room, check_target};
@@ -212,11 +212,18 @@ fn check_no_store(primary: &Probe, source: &FileDisk) -> Result<()> {
 /// Refuses the primary of any pair of this machine as a DPSR disk.
 fn check_no_primary(records: &[PairConfig], roots: &Roots, dpsr: &Probe) -> Result<()> {
     for record in records {
-        let found = open_primary(roots, record, PrimaryUse::Live);
-        if found.is_ok_and(|primary| primary.probe.same_storage(dpsr)) {
-            let why = format!("it is the primary of the pair {:?}", record.name);
-            return Err(refuse(dpsr, why).next("remove that pair first, or name another disk"));
-        }
+        let pair = format!("the primary of the pair {:?}", record.name);
+        let why = match open_primary(roots, record, PrimaryUse::Live) {
+            Ok(primary) if primary.probe.same_storage(dpsr) => format!("it is {pair}"),
+            Ok(_) => continue,
+            // There is none, or it cannot be told which of several it is. What this one holds says whether it may be it.
+            Err(unclear) => match is_primary(roots, record, &dpsr.path) {
+                Ok(false) => continue,
+                Ok(true) => format!("it may be {pair} ({})", unclear.cause()),
+                Err(other) => format!("it may be what has become of {pair} ({})", other.cause()),
+            },
+        };
+        return Err(refuse(dpsr, why).next("remove that pair first, or name another disk"));
     }
     Ok(())
 }

@@ -224,3 +224,17 @@ fn partitions_that_share_a_guid_are_refused_where_the_record_would_name_them() {
     let volume = desk.run("sync --offline --volume 2");
     insta::assert_snapshot!([init, named, other, volume].join("\n"));
 }
+
+/// A primary that is not where it was may have another name by now, and be the disk that is to be overwritten.
+#[test]
+fn the_primary_of_another_pair_is_no_target_under_another_name() {
+    let desk = Desk::paired();
+    desk.blank("other", 4 * MIB);
+    fs::rename(desk.path("primary"), desk.path("moved")).unwrap();
+    let line = format!(
+        "init --no-boot --primary DIR/other --dpsr DIR/moved --pair second --wipe --confirm {}",
+        8 * MIB
+    );
+    let told = dialogue(&desk, &[line]);
+    insta::assert_snapshot!(told);
+}
