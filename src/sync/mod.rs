@@ -10,6 +10,7 @@ mod first;
 mod next;
 mod pre_images;
 pub mod report;
+mod zero;
 
 use std::ops::Range;
 use std::sync::Arc;

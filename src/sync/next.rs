@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::base::Base;
 use super::report::VolumeReport;
+use super::zero::zero;
 use super::{Report, Session};
 use crate::changes::find::{Found, Search};
 use crate::changes::source::Moving;
@@ -31,6 +32,7 @@ use crate::store::space::Space;
 use crate::store::table::TableReader;
 use crate::store::undo::{UndoReader, UndoWriter};
 use crate::swap;
+use crate::sys::signal;
 use crate::units::{Bytes, CHUNK, Chunk, Generation};
 
 /// What the next generation's image takes. Its fresh extents have no place before there is room for all.
@@ -166,14 +168,13 @@ impl Session<'_> {
 
     fn zero(&self, fresh: &[Run]) -> Result<()> {
         self.store.prove()?;
-        let geometry = self.store.contents.superblock.geometry;
-        for run in fresh {
-            let start = self.store.contents.base + geometry.bytes_of(run.extent).start;
-            let end = Bytes(start.0 + u64::from(run.count) * geometry.extent.0);
-            let disk = &self.disks.dpsr;
-            disk.zero(start..end)
-                .map_err(|error| Error::device("zeroing new extents of", disk.name(), &error))?;
-        }
+        let (base, geometry) = (self.store.contents.base, self.store.contents.superblock.geometry);
+        let range = |run: &Run| {
+            let start = base + geometry.bytes_of(run.extent).start;
+            start..start + Bytes(u64::from(run.count) * geometry.extent.0)
+        };
+        let fresh: Vec<_> = fresh.iter().map(range).collect();
+        zero(self.disks.dpsr.as_ref(), &fresh, self.progress, signal::interrupted)?;
         self.store.flush()
     }
 
