@@ -98,6 +98,8 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     None,
+    /// The primary could not be opened: it is in use, or not there.
+    NoPrimary,
     /// The primary holds something else by now.
     MovedOn,
     /// It was written, and still reads back wrong.
@@ -150,6 +152,16 @@ impl Found {
         (self.repaired, self.attempt) = (false, Attempt::Failed);
     }
 
+    /// What helps where a repair had no primary to take it from. One that a machine runs on is read by a sync, which
+    /// makes good what it can read itself.
+    fn without_primary(&self, repair: &str) -> String {
+        let offline = format!("{repair} replaces it while nothing uses the primary, where that still has it");
+        let sync = self.newest && self.why != UNREADABLE;
+        let sync =
+            if sync { "; in the newest generation 'dpsr sync --compare' does so at any time" } else { "" };
+        format!("the primary could not be read: {offline}{sync}")
+    }
+
     /// What to do about it, where it is not repaired.
     pub(super) fn remedy(&self) -> Option<String> {
         if self.repaired {
@@ -168,6 +180,7 @@ impl Found {
             (What::DigestPage, _) => format!("{repair} rebuilds it from the image"),
             (What::UndoHeader | What::UndoEnd, _) => format!("{repair} rewrites it"),
             (What::Image, Attempt::None) => format!("{repair} replaces it where the primary still has it"),
+            (What::Image, Attempt::NoPrimary) => self.without_primary(repair),
             (What::Image, _) if self.newest && self.why == UNREADABLE => {
                 "no sync can save it: replace the disk, or copy afresh with 'dpsr sync --full --no-undo'"
                     .into()

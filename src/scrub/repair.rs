@@ -38,10 +38,16 @@ pub(super) fn repair(
     frame::rewrite_index(store, found)?;
     history::rewrite_frames(store, found)?;
     rebuild_pages(store, found, unknown)?;
-    if let Some(primary) = primary {
-        for map in &store.contents.index.maps {
-            mend(store, key, primary, map, found)?;
+    match primary {
+        Some(primary) => {
+            for map in &store.contents.index.maps {
+                mend(store, key, primary, map, found)?;
+            }
         }
+        None => found
+            .iter_mut()
+            .filter(|one| one.what == What::Image)
+            .for_each(|one| one.attempt = Attempt::NoPrimary),
     }
     store.flush()?;
     read_back(store, key, found)

@@ -393,6 +393,22 @@ fn what_the_primary_has_no_more_is_replaced_by_comparing_and_stays_damaged_befor
     assert_eq!(report.damages[0].why, "it was damaged when it was saved");
 }
 
+/// A primary in use cannot be opened for a repair, and to say "repair" once more would lead nowhere.
+#[test]
+fn what_a_repair_without_a_primary_leaves_is_not_sent_back_to_it() {
+    let world = world();
+    let image =
+        |newest| units(&world).into_iter().find(|unit| unit.what == What::Image && unit.newest == newest);
+    for (salt, unit) in [image(true), image(false)].into_iter().flatten().enumerate() {
+        unit.flip(&world, salt as u64);
+    }
+    let request = Request { repair: true, primary: None, table: None, time: 5000 };
+    let (disk, partition) = (&world.disks.dpsr, &world.disks.partition);
+    let report = scrub(disk, partition, Owner::default(), &request, &Silent).unwrap();
+    let told: Vec<String> = report.damages.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
 #[test]
 fn the_sum_of_each_generation_is_checked() {
     let world = world();
