@@ -279,7 +279,9 @@ impl Work for Failing {
 
     fn next(&mut self, batch: &mut Batch) -> Result<Option<()>> {
         let why = || Error::new(self.1, "planning", "there is no more");
-        self.0.take().map(|disk| Some(batch.read(disk, Bytes(0), 0..8192))).ok_or_else(why)
+        let disk = self.0.take().ok_or_else(why)?;
+        batch.read(disk, Bytes(0), 0..8192);
+        Ok(Some(()))
     }
 
     fn process(&mut self, (): (), _: &mut Batch) -> Result<()> {
