@@ -31,13 +31,9 @@ pub(super) fn lost_in_other_ways(rig: &Rig) -> Result<()> {
     cut_in_a_sync(rig)?;
     pulled(rig)?;
     let primary = rig.primary.flattened(&rig.folder)?;
-    for (name, loss) in [
-        ("zeroed", Loss::Zeroed),
-        ("failing", Loss::Fails),
-        ("dying", Loss::Dies),
-        ("dead", Loss::Dead(Start::Bios)),
-        ("dead-by-uefi", Loss::Dead(Start::Uefi)),
-    ] {
+    for (name, loss) in
+        [("zeroed", Loss::Zeroed), ("failing", Loss::Fails), ("dying", Loss::Dies), ("dead", Loss::Dead)]
+    {
         let folder = rig.folder.join(name);
         fs::create_dir(&folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         lost(rig, loss, &primary.tried_out_raw(&folder)?, &rig.dpsr.tried_out(&folder)?)?;
@@ -133,7 +129,7 @@ fn older_has_its_own(machine: &mut Machine) -> Result<()> {
 }
 
 /// How a primary that is there is lost.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 enum Loss {
     /// Its first MiB is zeros.
     Zeroed,
@@ -141,17 +137,17 @@ enum Loss {
     Fails,
     /// Its own loader has started its own kernel, and then it answers with errors.
     Dies,
-    /// It answers with errors, to the firmware already, which tries it first.
-    Dead(Start),
+    /// It answers with errors, to the firmware already, which tries it first. QEMU's BIOS tries no other disk then.
+    Dead,
 }
 
 fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
-    let (start, disks, what) = match loss.clone() {
+    let (start, disks, what) = match loss {
         Loss::Zeroed => (Start::Bios, [dpsr, primary], "from the copy, the primary's first MiB zeros"),
         Loss::Fails => (Start::Bios, [dpsr, primary], "from the copy, the primary failing"),
         Loss::Dies => (Start::Uefi, [primary, dpsr], "from the copy, by the primary's initramfs"),
-        Loss::Dead(start) => {
-            (start, [primary, dpsr], "from the copy, the primary dead when the firmware tries it")
+        Loss::Dead => {
+            (Start::Uefi, [primary, dpsr], "from the copy, the primary dead when the firmware tries it")
         }
     };
     let mut machine = rig.machine(start, &disks)?;
@@ -162,7 +158,7 @@ fn lost(rig: &Rig, loss: Loss, primary: &Disk, dpsr: &Disk) -> Result<()> {
             output(zero.args(["if=/dev/zero", &file, "bs=1M", "count=1", "conv=notrunc", "status=none"]))?;
             machine.boot()?
         }
-        Loss::Dead(_) => machine.boot_with(faults::fail, PRIMARY, None)?,
+        Loss::Dead => machine.boot_with(faults::fail, PRIMARY, None)?,
         Loss::Fails | Loss::Dies => machine.boot_with(faults::fail, PRIMARY, Some(KERNEL))?,
     };
     say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
