@@ -109,7 +109,7 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         }
     };
     let older = Older::running(roots, &contents, &dpsr, held.base)?;
-    let changed = kept::changed(&store)?;
+    let changed = kept::changed(&store);
     drop(store);
     drop(dpsr);
     let differed = {

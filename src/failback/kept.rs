@@ -31,10 +31,10 @@ const MAGIC: u32 = 0x7041_6e53;
 const WINDOW: usize = 1 << 16;
 
 /// What differs from what a machine was started from, since it runs from the copy: the kernel notes a chunk before the first
-/// write to it. `None` where it had no room for that any more.
-pub(super) fn changed(store: &Store) -> Result<Option<ChangeSet>> {
+/// write to it. `None` where it had no room for that any more, or that cannot be read: the way back needs none of it.
+pub fn changed(store: &Store) -> Option<ChangeSet> {
     if matches!(store.contents.superblock.state, State::LiveNoHistory(_)) {
-        return Ok(None);
+        return None;
     }
     let chunks = store.contents.running_map().chunks();
     let mut changed = ChangeSet::new(chunks);
@@ -51,14 +51,8 @@ pub(super) fn changed(store: &Store) -> Result<Option<ChangeSet>> {
             Ok(())
         })
     });
-    match noted {
-        Ok(()) => Ok(Some(changed)),
-        Err(error) if error.kind() == Kind::Damaged => {
-            tracing::warn!("{error}, ignoring: everything is compared instead");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    let unread = |error: &Error| tracing::warn!("{error}, ignoring: everything is compared instead");
+    noted.inspect_err(unread).is_ok().then_some(changed)
 }
 
 /// A chunk of the image, and where on the disk what it held was kept.

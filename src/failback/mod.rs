@@ -9,7 +9,7 @@
 mod fence;
 pub mod finish;
 mod fit;
-mod kept;
+pub mod kept;
 pub mod mirror;
 pub mod plan;
 pub mod put_back;
