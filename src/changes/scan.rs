@@ -108,8 +108,8 @@ pub struct CompareScan<'a> {
     pub table: TableReader,
     /// The disk the table stands on.
     pub table_disk: &'a dyn ReadDisk,
-    /// Computes digests, where those of the table are held against what is read. That takes a third as long again in
-    /// memory, so it is not done where nothing is known to be damaged.
+    /// Computes digests, where those of the table are held against what is read. Where the disks are memory that is a
+    /// fifth more work, so it is not done where nothing is known to be damaged.
     pub key: Option<&'a DigestKey>,
 }
 
