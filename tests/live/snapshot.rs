@@ -11,7 +11,7 @@ use dpsr::units::MIB;
 
 use crate::holder::{Holder, memory};
 use crate::shell;
-use crate::world::{World, in_vm};
+use crate::world::{LATE, TRIES, World, in_vm};
 use crate::wrapped::{self, LEFT_OUT, id, must_be_plain, node, of_snapshot, remove};
 use crate::writer::Writer;
 
@@ -193,17 +193,29 @@ fn swap_on_the_same_disk_and_no_memory_left() {
         let full = world.fill_memory();
         // Somebody writes, and so it is taken when the limit is over.
         let limit = Duration::from_secs(15);
-        let mut holder = Holder::start(&memory(32), limit, limit, Duration::from_millis(50));
-        shell::wait_for("memory that is locked", Duration::from_secs(60), || {
-            shell::ok("losetup --list --noheadings --output BACK-FILE").contains("dpsr-cow")
-        });
-        let hog = Hog::start();
-        shell::wait_for("pages that are swapped out", limit, || hog.swapped_out() > 0);
-        let before = hog.swapped_out();
-        let held = holder.held().unwrap_or_else(|why| panic!("{why}"));
-        let meanwhile = hog.swapped_out() - before;
+        let attempt = || {
+            let mut holder = Holder::start(&memory(32), limit, limit, Duration::from_millis(50));
+            shell::wait_for("memory that is locked", Duration::from_secs(60), || {
+                shell::ok("losetup --list --noheadings --output BACK-FILE").contains("dpsr-cow")
+            });
+            let hog = Hog::start();
+            shell::wait_for("pages that are swapped out", limit, || hog.swapped_out() > 0);
+            let before = hog.swapped_out();
+            let held = holder.held();
+            (holder, held, hog.swapped_out() - before)
+        };
+        let mut tries = 1;
+        let (holder, held, meanwhile) = loop {
+            match attempt() {
+                (holder, Ok(held), meanwhile) => break (holder, held, meanwhile),
+                (mut holder, Err(why), _) => {
+                    assert!(why.contains(LATE) && tries < TRIES, "{why}");
+                    assert!(holder.child.wait().unwrap().success());
+                    tries += 1;
+                }
+            }
+        };
         assert!(meanwhile > 0, "nothing was swapped out while the moment was taken");
-        drop(hog);
         world.unmount(&full);
         holder.release();
         let written = writer.stop();
