@@ -67,9 +67,8 @@ pub fn sync_live(
     });
     if let Err(error) = outcome.as_ref()
         && error.is_unanswered()
-        && pair.config.live.cow == CowPlace::Dpsr
     {
-        // The primary waits for pre-images on its way to the disk that hangs, and so may whoever lets it go.
+        // Pre-images may lie on the disk that hangs, or it is the primary: whoever lets the moment go may wait, too.
         tracing::warn!("{error}");
     }
     let pause = snapshot.moment().pause;

@@ -60,13 +60,6 @@ pub(super) fn run(args: &Sync) -> Result<()> {
         Notes::of(&args.state.dir(&args.common), &pair.config).ended(outcome.as_ref().map(drop), now());
     }
     let report = outcome?;
-    if report.stale_digests {
-        tracing::warn!(
-            "the digests on {} do not add up to what the last generation recorded, ignoring: both disks were read \
-             instead",
-            pair.disks.dpsr.name()
-        );
-    }
     if let Some(why) = &report.not_pruned {
         tracing::warn!("{why}, ignoring: the new generation is there, and the next sync tries again");
     }

@@ -43,6 +43,14 @@ impl Session<'_> {
                 .on(self.disks.dpsr.name())
                 .next("sync once without --volume, which reads both disks and puts them right"));
         }
+        if stale {
+            // Before it costs time, which in a moment that is held may be too long.
+            tracing::warn!(
+                "the digests on {} do not add up to what generation {from} recorded, ignoring: both disks are read \
+                 instead, as 'dpsr sync --offline' does best where that fails",
+                self.disks.dpsr.name()
+            );
+        }
         let mode = match self.request.mode {
             Mode::Digest if stale => Mode::Compare,
             asked => asked,
@@ -84,8 +92,8 @@ impl Session<'_> {
             "64 KiB at {} do not match their digest, and part of them{whose} would stay as it is",
             start.0
         );
-        Error::new(Kind::Damaged, "moving single volumes to", why)
-            .on(self.disks.dpsr.name())
-            .next("run 'dpsr scrub --repair', or replace them with 'dpsr sync --compare', without --volume")
+        Error::new(Kind::Damaged, "moving single volumes to", why).on(self.disks.dpsr.name()).next(
+            "run 'dpsr scrub --repair'; or 'dpsr scrub', and then 'dpsr sync --compare' without --volume",
+        )
     }
 }

@@ -79,7 +79,11 @@ impl Session<'_> {
         let mut engine = Engine::new(disks, Shape::default())?;
         let image = draft.space.image.clone();
         let source = Source::new(&draft.map, &self.request.moving, primary, target.as_read(), image);
-        let found = self.find(&mut engine, &draft, &source, target)?;
+        let found = self.find(&mut engine, &draft, &source, target).map_err(|error| {
+            let repair =
+                "'dpsr scrub --repair' while nothing uses the primary, or 'dpsr sync --full --no-undo'";
+            if draft.base.stale { error.next(repair) } else { error }
+        })?;
         self.check_kept(&draft, &source, &found.set)?;
         let room = self.room(&draft, &found.set)?;
         if self.request.dry_run {

@@ -202,7 +202,7 @@ fn what_rots_while_a_volume_moves_alone_is_refused_whenever_that_shows() {
     let mut expected = world.expected[&1].clone();
     expected[BORDER..5 * MIB as usize].copy_from_slice(&world.primary[BORDER..5 * MIB as usize]);
     let mut refused = 0;
-    for after in 0.. {
+    for after in 0..100 {
         let mut world = world.fork();
         let disk = RamDisk::from_bytes("dpsr", all(&world).to_vec());
         let chunk = place(&world, BORDER - 7000) as usize;
