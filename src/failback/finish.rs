@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fence::fenced;
 use super::target::Target;
-use super::{Parts, beyond, kept, put_back};
+use super::{Parts, beyond, put_back};
 use crate::attach::Held;
 use crate::config::PairConfig;
 use crate::disk::file::{Access, FileDisk};
@@ -27,7 +27,7 @@ use crate::pair::sysfs::Roots;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::swap;
-use crate::units::{Bytes, CHUNK, Generation, SECTOR};
+use crate::units::{Bytes, Generation, SECTOR};
 use crate::wrap::DiskId;
 
 const DOING: &str = "going back to a disk";
@@ -109,7 +109,6 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
         }
     };
     let older = Older::running(roots, &contents, &dpsr, held.base)?;
-    let changed = kept::changed(&store);
     drop(store);
     drop(dpsr);
     let differed = {
@@ -138,17 +137,9 @@ pub fn finish(roots: &Roots, config: &PairConfig, progress: &dyn Progress) -> Re
             );
         }
         let what = format!("copying what has changed to {}", to.name());
-        // All else was copied while the system ran, and is as it was since before it did.
-        let body = match &changed {
-            Some(changed) => {
-                progress.begin(&what, Bytes(changed.count() * CHUNK));
-                mirror(&from, &to, parts.within(changed), progress)?
-            }
-            None => {
-                progress.begin(&what, parts.size());
-                mirror(&from, &to, parts.body.iter().cloned(), progress)?
-            }
-        };
+        // All of it: nothing on the disk itself says that what was copied before is still there.
+        progress.begin(&what, parts.size());
+        let body = mirror(&from, &to, parts.body.iter().cloned(), progress)?;
         body + mirror(&from, &to, parts.edges.iter().cloned(), progress)?
     };
     let dpsr = Arc::new(claimed(roots, config)?);

@@ -5,13 +5,11 @@
 //! The kernel keeps chunks in the order in which they were overwritten first. In that order each would need another part of
 //! the digest table, and the head of a disk would go to and fro; and nobody waits for less here than for a whole machine.
 
-use crate::changes::set::ChangeSet;
 use crate::disk::whole::read_exact_at;
 use crate::engine::digest::DigestKey;
 use crate::engine::{Batch, Disks, Engine, Shape, Work, WriteId};
 use crate::error::{Error, Kind, Result};
 use crate::failover::mark::placement;
-use crate::format::superblock::State;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::store::contents::{buffer, damaged};
@@ -29,31 +27,6 @@ const MAGIC: u32 = 0x7041_6e53;
 /// How many chunks are brought into order at a time: a MiB of memory for 4 GiB that was kept. The digest table is read once
 /// for all of them.
 const WINDOW: usize = 1 << 16;
-
-/// What differs from what a machine was started from, since it runs from the copy: the kernel notes a chunk before the first
-/// write to it. `None` where it had no room for that any more, or that cannot be read: the way back needs none of it.
-pub fn changed(store: &Store) -> Option<ChangeSet> {
-    if matches!(store.contents.superblock.state, State::LiveNoHistory(_)) {
-        return None;
-    }
-    let chunks = store.contents.running_map().chunks();
-    let mut changed = ChangeSet::new(chunks);
-    let noted = Kept::of(store).and_then(|mut kept| {
-        kept.try_for_each(|entry| {
-            let (chunk, _) = entry?;
-            if chunk.0 >= chunks {
-                return Err(damaged(
-                    store.reader(),
-                    "its live store speaks of what is behind the end of the disk",
-                ));
-            }
-            changed.insert(chunk);
-            Ok(())
-        })
-    });
-    let unread = |error: &Error| tracing::warn!("{error}, ignoring: everything is compared instead");
-    noted.inspect_err(unread).is_ok().then_some(changed)
-}
 
 /// A chunk of the image, and where on the disk what it held was kept.
 type Entry = (Chunk, Bytes);

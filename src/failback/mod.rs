@@ -9,7 +9,7 @@
 mod fence;
 pub mod finish;
 mod fit;
-pub mod kept;
+mod kept;
 pub mod mirror;
 pub mod plan;
 pub mod put_back;
@@ -17,11 +17,10 @@ pub mod target;
 
 use std::ops::Range;
 
-use crate::changes::set::ChangeSet;
 use crate::failover::stays::Stays;
 use crate::store::Contents;
 use crate::store::map::left_out;
-use crate::units::{Bytes, CHUNK, MIB, SECTOR};
+use crate::units::{Bytes, MIB, SECTOR};
 
 /// What identifies a disk lies within so much of its beginning and its end.
 const EDGE: u64 = MIB;
@@ -63,16 +62,6 @@ impl Parts {
     pub fn size(&self) -> Bytes {
         Bytes(self.body.iter().map(|range| (range.end - range.start).0).sum())
     }
-
-    /// What of the body is in these chunks, in order.
-    pub fn within<'a>(&'a self, chunks: &'a ChangeSet) -> impl Iterator<Item = Range<Bytes>> + 'a {
-        self.body.iter().flat_map(move |part| {
-            let numbers = part.start.0 / CHUNK..part.end.0.div_ceil(CHUNK);
-            chunks
-                .within(numbers)
-                .map(move |chunk| chunk.start().max(part.start)..(chunk.start() + Bytes(CHUNK)).min(part.end))
-        })
-    }
 }
 
 /// The end of a disk that is larger than what is `copied`: a backup table there speaks of something else.
@@ -97,7 +86,6 @@ fn between(ranges: &[Range<Bytes>], disk: Bytes) -> impl Iterator<Item = Range<B
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Chunk;
 
     #[test]
     fn the_end_of_a_larger_disk_begins_behind_what_is_copied() {
@@ -108,26 +96,6 @@ mod tests {
         assert_eq!(of(8 * MIB + 512, 8 * MIB), Some((8 * MIB, 8 * MIB + 512)));
         assert_eq!(of(8 * MIB + 512, 8 * MIB - 1), Some((8 * MIB, 8 * MIB + 512)));
         assert_eq!(of(16 * MIB, 8 * MIB), Some((15 * MIB, 16 * MIB)));
-    }
-
-    #[test]
-    fn of_what_changed_only_what_is_copied_counts() {
-        let bytes = |from: u64, to: u64| Bytes(from)..Bytes(to);
-        let body = vec![
-            bytes(CHUNK / 2, 3 * CHUNK),
-            bytes(5 * CHUNK, 6 * CHUNK + 512),
-            bytes(6 * CHUNK + 1024, 9 * CHUNK),
-        ];
-        let parts = Parts { body, edges: vec![] };
-        let mut changed = ChangeSet::new(10);
-        [0, 2, 4, 6, 9].map(Chunk).into_iter().for_each(|chunk| changed.insert(chunk));
-        let wanted = [
-            bytes(CHUNK / 2, CHUNK),
-            bytes(2 * CHUNK, 3 * CHUNK),
-            bytes(6 * CHUNK, 6 * CHUNK + 512),
-            bytes(6 * CHUNK + 1024, 7 * CHUNK),
-        ];
-        assert_eq!(parts.within(&changed).collect::<Vec<_>>(), wanted);
     }
 
     #[test]

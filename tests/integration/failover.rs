@@ -11,7 +11,6 @@ use dpsr::disk::whole::{read_exact_at, write_all_at};
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::{Kind, Result};
 use dpsr::failback::Parts;
-use dpsr::failback::kept::changed;
 use dpsr::failback::put_back::{give_up_all, put_back, put_back_whole};
 use dpsr::failback::target::Target;
 use dpsr::failover::mark::{Marked, go_live, placement};
@@ -142,23 +141,6 @@ pub fn image_of(store: &Store) -> Vec<u8> {
         chunk.to_vec()
     };
     chunks.flat_map(read).collect()
-}
-
-#[test]
-fn what_a_way_back_has_to_copy_is_what_was_overwritten() {
-    let stage = Stage::with(3, whole());
-    let (_, mut kernel) = live(&stage.world);
-    let changed = || {
-        let found = changed(&opened(&stage.world));
-        found.map(|set| set.iter().map(|chunk| chunk.0).collect::<Vec<_>>())
-    };
-    assert_eq!(changed(), Some(vec![]));
-    kernel.work();
-    let last = (SIZE as u64).div_ceil(CHUNK) - 1;
-    assert_eq!(changed(), Some(vec![0, 3, 7, 9, 12, last]));
-    // Where that is not known any more, everything is compared.
-    kernel.overflow();
-    assert_eq!(changed(), None);
 }
 
 #[test]
