@@ -7,6 +7,11 @@
 use std::fmt;
 use std::io;
 
+use crate::disk::Silent;
+
+/// What to do about a disk that does not answer.
+pub(crate) const SILENT_NEXT: &str = "see what the kernel says of it (dmesg), and check its cable and power";
+
 /// What a failed run means to the caller; each has an exit code of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -78,7 +83,7 @@ impl Error {
     pub fn device(doing: impl Into<String>, device: impl Into<String>, error: &io::Error) -> Self {
         let mut told = Self::new(Kind::Device, doing, error.to_string()).on(device);
         told.0.errno = error.raw_os_error();
-        told
+        if Silent::is(error) { told.next(SILENT_NEXT).of_no_answer() } else { told }
     }
 
     /// Names the device the sentence is about.
@@ -132,6 +137,11 @@ impl Error {
     /// Whether a disk left what it was asked unanswered. None of the disks at work is to be touched after that.
     pub fn is_unanswered(&self) -> bool {
         self.0.unanswered
+    }
+
+    /// Whether it is one that `device` gave.
+    pub fn is_of_device(&self, device: &str) -> bool {
+        self.0.kind == Kind::Device && self.0.device.as_deref() == Some(device)
     }
 
     /// Says what else to do, beside what was said before.

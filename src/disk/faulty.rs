@@ -177,6 +177,13 @@ impl<D: ReadDisk> ReadDisk for Faulty<D> {
         self.disk.read_at(at, &mut buffer[..len])
     }
 
+    fn pread(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.which {
+            Which::Asked => self.read_at(at, buffer),
+            Which::OfKernel => self.moved(Direction::Read, buffer.len(), self.disk.pread(at, buffer)),
+        }
+    }
+
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
         self.disk.next_data(at)
     }
@@ -199,6 +206,13 @@ impl<D: WriteDisk> WriteDisk for Faulty<D> {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
         let len = self.admit(Call::Write, buffer.len())?;
         self.disk.write_at(at, &buffer[..len])
+    }
+
+    fn pwrite(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        match self.which {
+            Which::Asked => self.write_at(at, buffer),
+            Which::OfKernel => self.moved(Direction::Write, buffer.len(), self.disk.pwrite(at, buffer)),
+        }
     }
 
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {

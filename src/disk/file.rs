@@ -10,13 +10,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{EBUSY, EINVAL, ENODEV, ENOSYS, ENOTTY, EOPNOTSUPP, EROFS, O_DIRECT, O_EXCL};
 use nix::unistd::{Whence, lseek64};
 
-use super::{ReadDisk, WriteDisk, whole};
+use super::calls::{Callee, Calls, ZEROED};
+use super::{ReadDisk, WriteDisk, deadline, whole};
 use crate::error::{Error, Kind, Result};
 use crate::sys::buffer::Buffer;
 use crate::sys::{ioctl, statx};
@@ -64,13 +66,14 @@ impl Stamp {
 
 /// A block device or a plain file, read and written directly where that is possible.
 pub struct FileDisk {
-    file: File,
+    file: Arc<File>,
+    /// Of a block device. How long a file takes is a matter of its filesystem: a flush may have to write all there is.
+    calls: Option<Calls<File>>,
     name: String,
     size: Bytes,
     /// What there is of it beyond that, see [`FileDisk::first`], counts only for its identity.
     whole: Bytes,
     alignment: Bytes,
-    block: bool,
     identity: Identity,
     /// As it was when it was opened.
     stamp: Stamp,
@@ -103,12 +106,19 @@ impl FileDisk {
         if block && writes && ioctl::read_only(&file).map_err(failed)? {
             return Err(read_only(&name));
         }
-        Self::capture(file, &metadata, block, name.clone()).map_err(failed)
+        let file = Arc::new(file);
+        let calls = if block { Some(Calls::new(Arc::clone(&file), deadline()?)) } else { None };
+        Self::capture(file, calls, &metadata, name.clone()).map_err(failed)
     }
 
-    fn capture(file: File, metadata: &Metadata, block: bool, name: String) -> io::Result<Self> {
+    fn capture(
+        file: Arc<File>,
+        calls: Option<Calls<File>>,
+        metadata: &Metadata,
+        name: String,
+    ) -> io::Result<Self> {
         let identity = identify(&file, metadata)?;
-        let (size, alignment) = if block {
+        let (size, alignment) = if calls.is_some() {
             (ioctl::size(&file)?, ioctl::logical_block(&file)?.max(Bytes(SECTOR)))
         } else {
             let size = Bytes(metadata.len());
@@ -116,7 +126,7 @@ impl FileDisk {
             (size, Bytes(SECTOR))
         };
         let stamp = Stamp::of(metadata);
-        Ok(Self { file, name, size, whole: size, alignment, block, identity, stamp })
+        Ok(Self { file, calls, name, size, whole: size, alignment, identity, stamp })
     }
 
     /// The same disk as if it ended after `size`.
@@ -129,10 +139,32 @@ impl FileDisk {
         self.identity
     }
 
+    /// The error of a disk that left something unanswered, whatever became of that.
+    pub fn check_answered(&self) -> io::Result<()> {
+        self.calls.as_ref().and_then(Calls::silence).map_or(Ok(()), Err)
+    }
+
     /// Whether a plain file has been written to since it was opened; the kernel keeps no such account of a block
     /// device.
     pub fn was_written_to(&self) -> io::Result<bool> {
-        Ok(!self.block && Stamp::of(&self.file.metadata()?) != self.stamp)
+        Ok(self.calls.is_none() && Stamp::of(&self.file.metadata()?) != self.stamp)
+    }
+
+    /// How much of `buffer` may be read into at `at`. Where the disk itself ends the kernel sees to that.
+    fn readable(&self, at: Bytes, buffer: &[u8]) -> usize {
+        let left = self.size.saturating_sub(at).usize();
+        if self.size < self.whole { buffer.len().min(left) } else { buffer.len() }
+    }
+
+    fn offload_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {
+        let Some(calls) = &self.calls else { return ioctl::punch_hole(&*self.file, range) };
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + Bytes(ZEROED));
+            calls.zero(&(at..end))?;
+            at = end;
+        }
+        Ok(())
     }
 
     fn write_zeros(&self, range: &Range<Bytes>) -> io::Result<()> {
@@ -195,6 +227,21 @@ fn seek(file: &File, at: Bytes, whence: Whence) -> io::Result<Option<Bytes>> {
     }
 }
 
+impl Callee for File {
+    fn read(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_at(buffer, at.0)
+    }
+    fn write(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        self.write_at(buffer, at.0)
+    }
+    fn zero(&self, range: &Range<Bytes>) -> io::Result<()> {
+        ioctl::zero_range(self, range)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
 impl ReadDisk for FileDisk {
     fn name(&self) -> &str {
         &self.name
@@ -209,14 +256,20 @@ impl ReadDisk for FileDisk {
     }
 
     fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
-        // Where the disk itself ends the kernel sees to that.
-        let left = self.size.saturating_sub(at).usize();
-        let len = if self.size < self.whole { buffer.len().min(left) } else { buffer.len() };
+        let len = self.readable(at, buffer);
+        match &self.calls {
+            Some(calls) => calls.read(at, &mut buffer[..len]),
+            None => self.file.read_at(&mut buffer[..len], at.0),
+        }
+    }
+
+    fn pread(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.readable(at, buffer);
         self.file.read_at(&mut buffer[..len], at.0)
     }
 
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
-        if self.block || at >= self.size {
+        if self.calls.is_some() || at >= self.size {
             return Ok((at < self.size).then_some(at..self.size));
         }
         let Some(start) = seek(&self.file, at, Whence::SeekData)?.filter(|&start| start < self.size) else {
@@ -233,6 +286,13 @@ impl ReadDisk for FileDisk {
 
 impl WriteDisk for FileDisk {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        match &self.calls {
+            Some(calls) => calls.write(at, buffer),
+            None => self.file.write_at(buffer, at.0),
+        }
+    }
+
+    fn pwrite(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
         self.file.write_at(buffer, at.0)
     }
 
@@ -241,15 +301,14 @@ impl WriteDisk for FileDisk {
         if range.start >= range.end {
             return Ok(());
         }
-        let offload = if self.block { ioctl::zero_range } else { ioctl::punch_hole };
-        match offload(&self.file, &range) {
+        match self.offload_zeros(&range) {
             Err(error) if offload_unknown(&error) => self.write_zeros(&range),
             result => result,
         }
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.calls.as_ref().map_or_else(|| self.file.sync_data(), Calls::flush)
     }
 
     fn prove(&self) -> io::Result<()> {
@@ -257,10 +316,10 @@ impl WriteDisk for FileDisk {
         if identify(&self.file, &metadata)? != self.identity {
             return Err(io::Error::other("it is not the device that was opened"));
         }
-        if !self.block && metadata.nlink() == 0 {
+        if self.calls.is_none() && metadata.nlink() == 0 {
             return Err(io::Error::other("it has been deleted"));
         }
-        let same = if self.block {
+        let same = if self.calls.is_some() {
             ioctl::size(&self.file)? == self.whole
         } else {
             Bytes(metadata.len()) >= self.whole

@@ -6,6 +6,8 @@
 //! to any disk goes through [`WriteDisk`]. Each has in-memory twins that record and that fail, so that
 //! power cuts and device faults can be replayed without privileges.
 
+mod calls;
+mod deadline;
 pub mod faulty;
 pub mod file;
 pub mod ram;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 
 use crate::sys::uring::Direction;
 use crate::units::Bytes;
+pub(crate) use calls::Silent;
+pub use deadline::deadline;
 
 /// A disk, or an image file, that can be read at any offset.
 pub trait ReadDisk: Send + Sync {
@@ -31,8 +35,14 @@ pub trait ReadDisk: Send + Sync {
     /// Offsets, lengths and buffers of direct I/O must be multiples of this many bytes.
     fn alignment(&self) -> Bytes;
 
-    /// Reads into `buffer` from `at`, like `pread(2)`: may return fewer bytes than asked, 0 at the end.
+    /// Reads into `buffer` from `at`, like `pread(2)`: may return fewer bytes than asked, 0 at the end. A block device that
+    /// does not answer within [`deadline`] is an error.
     fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// The same without a deadline, for engines: they keep one of their own.
+    fn pread(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_at(at, buffer)
+    }
 
     /// The first range at or after `at` that may hold anything but zeros; `None` if the rest is zeros.
     /// A block device answers "everything"; a sparse image file knows better.
@@ -54,8 +64,14 @@ pub trait ReadDisk: Send + Sync {
 
 /// A disk that may be written: the proven DPSR disk, or a confirmed target.
 pub trait WriteDisk: ReadDisk {
-    /// Writes `buffer` at `at`, like `pwrite(2)`: may write fewer bytes than asked.
+    /// Writes `buffer` at `at`, like `pwrite(2)`: may write fewer bytes than asked. This and what follows ends within
+    /// [`deadline`], too.
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize>;
+
+    /// The same without a deadline, for engines.
+    fn pwrite(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        self.write_at(at, buffer)
+    }
 
     /// Makes `range` read as zeros; a sparse file frees it, a block device may offload it.
     fn zero(&self, range: Range<Bytes>) -> io::Result<()>;
@@ -81,6 +97,9 @@ impl<D: ReadDisk + ?Sized> ReadDisk for Arc<D> {
     fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
         (**self).read_at(at, buffer)
     }
+    fn pread(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).pread(at, buffer)
+    }
     fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
         (**self).next_data(at)
     }
@@ -95,6 +114,9 @@ impl<D: ReadDisk + ?Sized> ReadDisk for Arc<D> {
 impl<D: WriteDisk + ?Sized> WriteDisk for Arc<D> {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
         (**self).write_at(at, buffer)
+    }
+    fn pwrite(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        (**self).pwrite(at, buffer)
     }
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
         (**self).zero(range)

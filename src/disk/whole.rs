@@ -29,11 +29,21 @@ pub fn write_all_at(disk: &(impl WriteDisk + ?Sized), at: Bytes, buffer: &[u8]) 
 
 /// Writes until all of `buffer` is there.
 pub(crate) fn write_up(disk: &(impl WriteDisk + ?Sized), at: Bytes, buffer: &[u8]) -> io::Result<()> {
+    write_by(|at, part| disk.write_at(at, part), at, buffer, disk.alignment())
+}
+
+/// The same by whatever `write` does.
+pub(crate) fn write_by(
+    write: impl Fn(Bytes, &[u8]) -> io::Result<usize>,
+    at: Bytes,
+    buffer: &[u8],
+    alignment: Bytes,
+) -> io::Result<()> {
     let mut done = 0;
     while done < buffer.len() {
-        done = match disk.write_at(at + Bytes(done as u64), &buffer[done..]) {
+        done = match write(at + Bytes(done as u64), &buffer[done..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(wrote) => resume(done, wrote, buffer.len(), disk.alignment()),
+            Ok(wrote) => resume(done, wrote, buffer.len(), alignment),
             Err(error) if again(&error) => done,
             Err(error) => return Err(error),
         };
@@ -49,11 +59,21 @@ pub(crate) fn read_up_to(
     buffer: &mut [u8],
     wanted: usize,
 ) -> io::Result<()> {
+    read_by(|at, part| disk.read_at(at, part), at, buffer, (wanted, disk.alignment()))
+}
+
+/// The same by whatever `read` does.
+pub(crate) fn read_by(
+    read: impl Fn(Bytes, &mut [u8]) -> io::Result<usize>,
+    at: Bytes,
+    buffer: &mut [u8],
+    (wanted, alignment): (usize, Bytes),
+) -> io::Result<()> {
     let mut done = 0;
     while done < wanted {
-        done = match disk.read_at(at + Bytes(done as u64), &mut buffer[done..]) {
+        done = match read(at + Bytes(done as u64), &mut buffer[done..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => resume(done, read, wanted, disk.alignment()),
+            Ok(read) => resume(done, read, wanted, alignment),
             Err(error) if again(&error) => done,
             Err(error) => return Err(error),
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::disks::{Disks, ReadId, WriteId};
 use crate::disk::whole;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, SILENT_NEXT};
 use crate::sys::buffer::Buffer;
 use crate::units::{Bytes, PAGE};
 
@@ -50,10 +50,7 @@ impl Request {
         let verb = if phase == Phase::Reads { "reading" } else { "writing" };
         let doing = format!("{verb} {} bytes at {} of", self.range.len(), self.at.0);
         let why = format!("no answer for {} seconds", waited.as_secs());
-        Error::new(Kind::Device, doing, why)
-            .on(disks.read(self.disk).name())
-            .next("see what the kernel says of it (dmesg), and check its cable and power")
-            .of_no_answer()
+        Error::new(Kind::Device, doing, why).on(disks.read(self.disk).name()).next(SILENT_NEXT).of_no_answer()
     }
 }
 
@@ -131,18 +128,29 @@ impl Batch {
     /// Performs the transfers of `phase` one after the other.
     pub(super) fn perform(&mut self, disks: &Disks, phase: Phase) -> Result<()> {
         let Self { buffer, reads, writes, .. } = self;
-        match phase {
-            Phase::Reads => reads.iter().try_for_each(|request| {
-                whole::read_padded_at(
-                    disks.read(request.disk),
-                    request.at,
-                    &mut buffer[request.range.clone()],
-                )
-            }),
-            Phase::Writes => writes.iter().try_for_each(|request| {
-                whole::write_all_at(disks.write(request.disk), request.at, &buffer[request.range.clone()])
-            }),
+        let requests = match phase {
+            Phase::Reads => reads,
+            Phase::Writes => writes,
+        };
+        for request in requests {
+            let part = &mut buffer[request.range.clone()];
+            let moved = match phase {
+                Phase::Reads => {
+                    let (disk, wanted) = (disks.read(request.disk), request.wanted(disks, phase));
+                    let read = |at, part: &mut [u8]| disk.pread(at, part);
+                    whole::read_by(read, request.at, part, (wanted, disk.alignment()))
+                }
+                Phase::Writes => {
+                    let disk = disks.write(request.disk);
+                    whole::write_by(|at, part| disk.pwrite(at, part), request.at, part, disk.alignment())
+                }
+            };
+            moved.map_err(|error| request.failed(disks, phase, &error))?;
         }
+        if phase == Phase::Reads {
+            self.pad_reads(disks);
+        }
+        Ok(())
     }
 
     /// Zeroes what the reads did not bring because the disk ends before.

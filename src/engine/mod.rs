@@ -20,15 +20,12 @@ use std::time::Duration;
 pub use batch::Batch;
 pub use disks::{Disks, ReadId, WriteId};
 
+use crate::disk::deadline;
 use crate::error::{Error, Kind, Result};
 use crate::sys::signal;
 use crate::units::{Bytes, MIB};
 use batch::Phase;
 use pace::Pace;
-
-/// How long a disk may leave every transfer unanswered. The block layer's own timeouts and retries come
-/// well before this.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What is to be done with the data.
 pub trait Work {
@@ -135,7 +132,7 @@ impl Engine {
     /// An engine on `disks` with a chosen backend. Disks that are no open files, as in tests, are always
     /// served in the order of submission, on the calling thread.
     pub fn with(disks: Disks, shape: Shape, io: Io) -> Result<Self> {
-        Self::within(disks, shape, io, DEADLINE)
+        Self::within(disks, shape, io, deadline()?)
     }
 
     fn within(disks: Disks, shape: Shape, io: Io, deadline: Duration) -> Result<Self> {

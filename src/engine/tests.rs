@@ -12,6 +12,8 @@ use crate::disk::file::{Access, FileDisk};
 use crate::disk::ram::RamDisk;
 use crate::disk::recorded::{Event, Recorded};
 
+/// Within which everything here is answered, unless it never is.
+const LONG: Duration = Duration::from_secs(120);
 const SHAPE: Shape = Shape { buffer: Bytes(8192), depth: 3, spare: 2 };
 
 /// Copies one disk to another, some parts in two halves, and notes the order.
@@ -234,7 +236,7 @@ fn pipe(io: Io, deadline: Duration) -> (Engine, Once, PipeWriter) {
 #[test]
 fn parts_are_put_together() {
     for io in [Io::Auto, Io::Posix] {
-        let (mut engine, mut work, mut writer) = pipe(io, DEADLINE);
+        let (mut engine, mut work, mut writer) = pipe(io, LONG);
         let feeder = std::thread::spawn(move || {
             for part in stamped(8192).chunks(1000) {
                 writer.write_all(part).unwrap();
@@ -250,7 +252,7 @@ fn parts_are_put_together() {
 #[test]
 fn an_early_end_is_an_error() {
     for io in [Io::Auto, Io::Posix] {
-        let (mut engine, mut work, mut writer) = pipe(io, DEADLINE);
+        let (mut engine, mut work, mut writer) = pipe(io, LONG);
         writer.write_all(&[1; 100]).unwrap();
         drop(writer);
         let error = engine.run(&mut work).unwrap_err();
@@ -304,7 +306,7 @@ fn a_disk_that_never_answers_is_known_of_also_where_something_else_came_first() 
 
 #[test]
 fn a_dropped_engine_waits_for_its_transfers() {
-    let (mut engine, mut work, mut writer) = pipe(Io::Auto, DEADLINE);
+    let (mut engine, mut work, mut writer) = pipe(Io::Auto, LONG);
     let mut batch = engine.batches.pop().unwrap();
     work.next(&mut batch).unwrap();
     engine.backend.submit(batch, Phase::Reads);

@@ -25,6 +25,9 @@ macro_rules! read_through_its_disk {
             fn read_at(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
                 self.disk.read_at(at, buffer)
             }
+            fn pread(&self, at: Bytes, buffer: &mut [u8]) -> io::Result<usize> {
+                self.disk.pread(at, buffer)
+            }
             fn next_data(&self, at: Bytes) -> io::Result<Option<Range<Bytes>>> {
                 self.disk.next_data(at)
             }
@@ -42,6 +45,9 @@ impl WriteDisk for Dpsr {
     fn write_at(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
         self.disk.write_at(at, buffer)
     }
+    fn pwrite(&self, at: Bytes, buffer: &[u8]) -> io::Result<usize> {
+        self.disk.pwrite(at, buffer)
+    }
     fn zero(&self, range: Range<Bytes>) -> io::Result<()> {
         self.disk.zero(range)
     }
@@ -53,7 +59,9 @@ impl WriteDisk for Dpsr {
     /// another table), and a flip would then tear a stranger's store.
     fn prove(&self) -> io::Result<()> {
         self.disk.prove()?;
-        match find_store(&self.disk, self.probe.block) {
+        let found = find_store(&self.disk, self.probe.block);
+        self.disk.check_answered()?;
+        match found {
             Some(found) if found == self.store => Ok(()),
             Some(_) => Err(io::Error::other("it carries another store now")),
             None => Err(io::Error::other("it carries no store any more")),

@@ -143,9 +143,13 @@ pub(super) fn open<I: Identity>(
     let descriptor = disk.descriptor().expect("a file has a descriptor");
     let probe = Probe::of_descriptor(roots, path, descriptor)?;
     let proven = compare(identity, &probe).and_then(|()| identity.read(&probe, &disk));
+    // Who does not answer carries something else for all that is known.
+    let doing = format!("opening {}", identity.role());
+    let silent = |error| Error::device(&doing, disk.name(), &error).left("nothing was written");
+    disk.check_answered().map_err(silent)?;
     match proven {
         Ok(evidence) => Ok(Proven { disk: disk.first(identity.extent()), probe, evidence }),
-        Err(why) => Err(Error::new(Kind::Refused, format!("opening {}", identity.role()), why)
+        Err(why) => Err(Error::new(Kind::Refused, doing, why)
             .on(path.display().to_string())
             .left("nothing was written")),
     }

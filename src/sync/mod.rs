@@ -161,6 +161,10 @@ impl Session<'_> {
             Ok(State::Clean(generation)) if error.kind() == Kind::Damaged => {
                 error.replace_left(format!("the copy is still generation {generation}, with that damage"))
             }
+            // What lies where the disk failed is not known.
+            Ok(State::Clean(generation)) if error.is_of_device(self.disks.dpsr.name()) => {
+                error.replace_left(format!("the copy is still generation {generation}"))
+            }
             Ok(State::Clean(generation)) => {
                 error.replace_left(format!("the copy is generation {generation}, intact"))
             }
@@ -177,14 +181,14 @@ impl Session<'_> {
         }
     }
 
-    /// After a disk left its transfers unanswered: whoever reads or writes it now would wait with them, and nobody
-    /// would be told. That comes up in the middle of a stretch of copying only, so that what was flipped to last is
-    /// what the disk says.
+    /// After a disk left what it was asked unanswered: whoever reads or writes it now would wait as well, and nobody would
+    /// be told. What it was given last it may still take.
     fn leave(&self, error: Error) -> Error {
         let left = match self.store.contents.superblock.state {
-            State::Clean(generation) => format!("the copy is generation {generation}, intact"),
+            State::Clean(generation) => format!("the copy is still generation {generation}"),
             State::Updating { from, .. } => format!(
-                "this sync was not rolled back: the next one goes back to generation {from} before anything else"
+                "this sync was not rolled back: the next one goes back to generation {from} before anything else, unless \
+                 the disk completed this one by itself"
             ),
             _ => INCOMPLETE.to_owned(),
         };

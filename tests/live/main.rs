@@ -10,6 +10,7 @@
 //! * [`writer`]: writes in the background, and how long the longest of them took.
 //! * [`wrapped`]: a primary with device-mapper under it. [`holder`]: a process that holds a snapshot of it.
 //! * [`sync`]: also a primary that dpsr wrapped, mounted.
+//! * [`said`]: what a run says, to be there at a moment of it.
 //! * [`shell`]: other programs, none of them for ever.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -22,7 +23,9 @@ mod mount;
 mod overflow;
 mod pre_images;
 mod reserve;
+mod said;
 mod shell;
+mod silent;
 mod smoke;
 mod snapshot;
 mod stacked;

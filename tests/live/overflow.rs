@@ -2,26 +2,18 @@
 //! More is overwritten on the primary than there is room for pre-images, at each stage of a sync: that costs
 //! the sync, which is rolled back to the last byte, and nothing else.
 
-use std::fs::{self, File};
-use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::said::{PATIENCE, Said, waits_to_speak};
 use crate::shell;
 use crate::sync::{Attached, Live, clean, plain_again, quick};
 use crate::world::{World, in_vm};
 use crate::writer::Writer;
-
-/// How long anything may take in emulation, on a machine that is busy with other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the test keeps what generation 1 read as.
 const KEPT: &str = "/dev/shm/generation-1";
@@ -45,75 +37,13 @@ const MOMENTS: [Moment; 5] = [
     Moment::BeforeTheCommit,
 ];
 
-/// What `dpsr sync` says, as it says it. It can be made to wait with its next word.
-struct Said {
-    reader: PipeReader,
-    writer: Option<PipeWriter>,
-    text: String,
-}
-
-impl Said {
-    fn new() -> Self {
-        let (reader, writer) = pipe().unwrap();
-        // One page, so that a page fills it.
-        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
-        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        Self { reader, writer: Some(writer), text: String::new() }
-    }
-
-    /// From now on, whoever says something waits until this is read.
-    fn hold(&mut self) {
-        // Opened once more, so that it is not dpsr's end that would rather fail than wait.
-        let writer = format!("/proc/self/fd/{}", self.writer.as_ref().unwrap().as_raw_fd());
-        let writer = File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(writer);
-        writer.unwrap().write_all(&[b'\n'; 4096]).unwrap();
-    }
-
-    fn read(&mut self) {
-        let mut bytes = [0; 4096];
-        while let Ok(got) = self.reader.read(&mut bytes) {
-            self.text.push_str(&String::from_utf8_lossy(&bytes[..got]));
-            if got == 0 {
-                break;
-            }
-        }
-    }
-
-    fn wait_for(&mut self, words: &str) {
-        shell::wait_for(words, PATIENCE, || {
-            self.read();
-            self.text.contains(words)
-        });
-    }
-
-    /// Everything, once it has ended.
-    fn end(mut self, child: &mut Child) -> (Option<i32>, String) {
-        drop(self.writer.take());
-        let mut code = None;
-        shell::wait_for("the end of the sync", PATIENCE, || {
-            self.read();
-            code = child.try_wait().unwrap();
-            code.is_some()
-        });
-        self.read();
-        (code.unwrap().code(), self.text)
-    }
-}
-
-/// Whether a process waits in a write to its standard error: system call 1, descriptor 2.
-fn waits_to_speak(pid: u32) -> bool {
-    let calls = fs::read_to_string(format!("/proc/{pid}/syscall"));
-    calls.is_ok_and(|calls| calls.starts_with("1 0x2 "))
-}
-
 /// One sync, with more overwritten than there is room for at `moment`; its exit code and last line.
 fn overflown(world: &World, moment: Moment, overwrite: &str) -> (Option<i32>, String) {
     if matches!(moment, Moment::BeforeTheFirstRead) {
         world.hook("post-thaw", overwrite);
     }
     let mut said = Said::new();
-    let stderr = Stdio::from(said.writer.as_ref().unwrap().try_clone().unwrap());
-    let mut child = world.command(&["sync"]).stderr(stderr).spawn().unwrap();
+    let mut child = world.command(&["sync"]).stderr(said.stderr()).spawn().unwrap();
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     match moment {
         Moment::BeforeTheFirstRead => {}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A DPSR disk that falls silent, at each stage of a sync: it is told, named, and nothing is lost.
+
+use std::os::unix::fs::FileExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::said::{PATIENCE, Said, waits_to_speak};
+use crate::shell;
+use crate::world::{World, in_vm};
+
+/// The DPSR disk, behind a table that can be suspended.
+const NODE: &str = "/dev/mapper/silent";
+/// Seconds after which silence is told: `DPSR_DEADLINE`.
+const DEADLINE: &str = "6";
+
+/// When the disk falls silent: before the sync begins, when it says so, or with nothing but the commit left.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Before,
+    Amid(&'static str),
+    BeforeTheCommit,
+}
+
+const MOMENTS: [Moment; 4] = [
+    Moment::Before,
+    Moment::Amid("looking for changes"),
+    Moment::Amid("writing what changed"),
+    Moment::BeforeTheCommit,
+];
+
+/// One sync with a disk that falls silent at `moment`, and speaks again once that was told; its exit code and last line.
+fn sync(world: &World, io: &str, moment: Moment) -> (Option<i32>, String) {
+    let fall_silent = || shell::ok("dmsetup suspend --noflush --nolockfs silent");
+    let mut said = Said::new();
+    if matches!(moment, Moment::Before) {
+        fall_silent();
+    }
+    let mut command = world.command(&["sync", "--offline"]);
+    command.env("DPSR_IO", io).env("DPSR_DEADLINE", DEADLINE);
+    let mut child = command.stderr(said.stderr()).spawn().unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    match moment {
+        Moment::Before => {}
+        Moment::Amid(stage) => {
+            said.wait_for(stage);
+            kill(pid, Signal::SIGSTOP).unwrap();
+            fall_silent();
+            kill(pid, Signal::SIGCONT).unwrap();
+        }
+        Moment::BeforeTheCommit => {
+            said.wait_for("writing what changed");
+            said.hold();
+            shell::wait_for("everything written", PATIENCE, || waits_to_speak(child.id()));
+            fall_silent();
+        }
+    }
+    said.wait_for("no answer for 6 seconds");
+    shell::ok("dmsetup resume silent");
+    let (code, text) = said.end(&mut child);
+    (code, text.lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_dpsr_disk_that_falls_silent_is_told_and_costs_at_most_this_sync() {
+    in_vm(|world| {
+        let sectors = shell::ok(&format!("blockdev --getsz {}", world.dpsr.node));
+        // Not all of it: the disk below is not to be taken for it.
+        let sectors = sectors.trim().parse::<u64>().unwrap() - 2048;
+        shell::ok(&format!("dmsetup create silent --table '0 {sectors} linear {} 0'", world.dpsr.node));
+        let size = (sectors * 512).to_string();
+        let primary = world.primary.link();
+        world.ok(&["init", "--no-boot", "--primary", &primary, "--dpsr", NODE, "--confirm", &size]);
+        let write = |at: u64| {
+            let disk = std::fs::File::options().write(true).open(&world.primary.node).unwrap();
+            let noise: Vec<u8> = (0..4 << 20).map(|byte: u32| (byte ^ byte >> 9) as u8 ^ at as u8).collect();
+            disk.write_all_at(&noise, at << 20).unwrap();
+            disk.sync_all().unwrap();
+        };
+        write(1);
+        let mut generation = world.json(&["sync", "--offline"])["generation"].as_u64().unwrap();
+        let with_threads = ("posix", Moment::Amid("writing what changed"));
+        let all = MOMENTS.map(|moment| ("uring", moment)).into_iter().chain([with_threads]);
+        for (number, (io, moment)) in (2..).zip(all) {
+            write(number * 8);
+            let (code, told) = sync(world, io, moment);
+            println!("{io}, {moment:?}: {told}");
+            assert_eq!(code, Some(7), "{io}, {moment:?}: {told}");
+            assert!(told.contains("silent: ") && told.contains("no answer for 6 seconds"), "{told}");
+            assert!(told.contains("check its cable and power"), "{told}");
+            assert!(!told.contains("intact"), "{told}");
+            generation += 1;
+            assert_eq!(world.json(&["sync", "--offline"])["generation"], generation, "{io}, {moment:?}");
+            world.generation_is_the_primary(generation);
+        }
+        world.ok(&["scrub"]);
+    });
+}
