@@ -144,6 +144,19 @@ pub fn knows_record(root: &Path, version: &str, record: &Path) -> Option<bool> {
     }
 }
 
+/// Whether nothing that the initramfs of the kernel `version` is made of was changed since `image` was, but for the one
+/// record `but`.
+pub fn is_current(root: &Path, version: &str, image: &Path, but: &Path) -> bool {
+    let Some(made) = changed(image) else { return false };
+    let kernel = Kernel { version: version.to_owned(), image: image.to_owned() };
+    let records = files(&root.join("etc/dpsr")).into_iter().filter(|file| file != but);
+    kernel
+        .input_files(root)
+        .into_iter()
+        .chain(records)
+        .all(|file| changed(&file).is_some_and(|at| at <= made))
+}
+
 /// What dpsr's dracut module noted of the image it was put into.
 fn note(root: &Path, version: &str) -> Option<String> {
     fs::read_to_string(root.join("var/lib/dpsr/initramfs").join(version)).ok()

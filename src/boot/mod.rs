@@ -4,6 +4,7 @@
 //! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
 //!   ([`grub`]); or, by UEFI, systemd-boot ([`sdboot`]), where that has started the system.
 //! * What they start is a [`set`]: kernel, initramfs, records of the pairs.
+//! * The primary's [`own`] initramfs is told of a record that changed.
 //! * The primary's own [`menu`] leads to them, by choice or after starts that failed ([`tries`]).
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
@@ -27,6 +28,7 @@ mod kernels;
 mod line;
 mod menu;
 mod nvram;
+mod own;
 mod place;
 mod report;
 mod sdboot;

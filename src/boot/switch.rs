@@ -4,7 +4,7 @@
 //! Before anything changes, the images there are are kept, and the names of the packages that go. Whatever happens then,
 //! the machine has an image for each kernel that boots it: one that dracut made, with dpsr in it, or the one from before.
 
-mod images;
+pub(super) mod images;
 
 use std::fs;
 use std::path::Path;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::esp::{Access, Esp};
-use super::{alone, bios, card, grub, menu, nvram, place, root, sdboot, switch};
+use super::{alone, bios, card, grub, menu, nvram, own, place, root, sdboot, switch};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::failover;
@@ -18,6 +18,8 @@ pub struct Uninstalled {
     pub menu: bool,
     /// Whether another initramfs generator has its place back.
     pub switched: bool,
+    /// Whether the machine's own initramfs images know of it.
+    pub known: bool,
 }
 
 /// Takes away what makes the DPSR disk boot; its store stays. Where dracut took the place of another generator for it,
@@ -55,7 +57,7 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     if nvram::is_there(root()) {
         nvram::clear(&config.name)?;
     }
-    let done = as_before(dir, menu)?;
+    let done = as_before(dir, &config.name, menu)?;
     emptied.map(|()| done)
 }
 
@@ -108,7 +110,7 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     if nvram::is_there(root()) {
         nvram::clear(&config.name)?;
     }
-    as_before(dir, menu)
+    as_before(dir, &config.name, menu)
 }
 
 /// Takes what leads to the DPSR disk out of the primary's own menu, unless another pair boots. Whether there was anything.
@@ -128,8 +130,13 @@ fn others(dir: &Path) -> Result<bool> {
 }
 
 /// What makes the images of the primary's system, as it was before: while another pair boots, dracut goes on with that.
-fn as_before(dir: &Path, menu: bool) -> Result<Uninstalled> {
+fn as_before(dir: &Path, pair: &str, menu: bool) -> Result<Uninstalled> {
     // One that was cut off serves nobody.
     let switched = if others(dir)? && !switch::is_unfinished(root()) { false } else { switch::undo(root())? };
-    Ok(Uninstalled { menu, switched })
+    let known = switched
+        || own::tell(root(), dir, pair).unwrap_or_else(|error| {
+            tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
+            false
+        });
+    Ok(Uninstalled { menu, switched, known })
 }

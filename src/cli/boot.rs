@@ -58,7 +58,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             if done.menu {
                 say("The primary's own boot menu does not lead there any more.");
             }
-            if !done.switched {
+            if !done.known {
                 say(
                     "The initramfs images there are still know of it, until 'dracut --force' makes them anew.",
                 );

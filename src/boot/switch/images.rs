@@ -17,7 +17,7 @@ use crate::units::Bytes;
 const HOOKS: &str = "etc/initramfs/post-update.d";
 
 /// How long one image may take to be made: emulated machines are slow.
-pub(super) const IMAGE: Duration = Duration::from_secs(1800);
+pub(in crate::boot) const IMAGE: Duration = Duration::from_secs(1800);
 
 /// Where images and packages from before are kept, below the root.
 pub(super) const KEPT: &str = "var/lib/dpsr/initramfs-tools";
@@ -29,9 +29,9 @@ pub(super) const PACKAGES: &str = "packages";
 pub(super) const NEW: &str = "new";
 
 /// The initramfs of an installed kernel.
-pub(super) struct Image {
-    pub(super) kernel: String,
-    pub(super) file: PathBuf,
+pub(in crate::boot) struct Image {
+    pub(in crate::boot) kernel: String,
+    pub(in crate::boot) file: PathBuf,
 }
 
 impl Image {
@@ -62,7 +62,7 @@ impl Image {
     }
 
     /// Tells those who have copies of it that it is a new one.
-    pub(super) fn tell(&self, root: &Path) {
+    pub(in crate::boot) fn tell(&self, root: &Path) {
         let hooks = root.join(HOOKS);
         if !hooks.is_dir() {
             return;
@@ -181,14 +181,14 @@ fn copied(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The name of a file that is not complete yet; dpsr's dracut module knows the end of it.
-fn with_end(file: &Path) -> PathBuf {
+pub(in crate::boot) fn with_end(file: &Path) -> PathBuf {
     let mut new = file.as_os_str().to_owned();
     new.push(".dpsr-new");
     new.into()
 }
 
 /// Puts the file `new` in the place of `to`, durably.
-fn placed(new: &Path, to: &Path) -> io::Result<()> {
+pub(in crate::boot) fn placed(new: &Path, to: &Path) -> io::Result<()> {
     File::open(new)?.sync_all()?;
     fs::rename(new, to)?;
     flushed(to)
