@@ -51,6 +51,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(verb: &Verb) -> Result<()> {
+    // What makes no sense is told before it looks like the fault of a disk.
+    crate::disk::deadline()?;
     match verb {
         Verb::Init(args) => init::run(args),
         Verb::Sync(args) => sync::run(args),

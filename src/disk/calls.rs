@@ -16,6 +16,8 @@ use crate::units::{Bytes, MIB};
 
 /// What moves in one call at most; whoever asked for more gets a short result and goes on.
 const PIECE: usize = MIB as usize;
+/// What one wait counts for at most.
+const SLICE: Duration = Duration::from_secs(1);
 /// What is zeroed in one call at most: a slow disk takes its time for each.
 pub(super) const ZEROED: u64 = 16 * MIB;
 
@@ -74,7 +76,9 @@ impl Caller {
                 }
             }
         };
-        let thread = thread::Builder::new().name("dpsr-disk".into()).spawn(serve)?;
+        // The kernel's word for it is the one for a call to be made again.
+        let none = |error| io::Error::other(format!("starting a thread that asks the disk: {error}"));
+        let thread = thread::Builder::new().name("dpsr-disk".into()).spawn(serve).map_err(none)?;
         Ok(Self { ask, answer, thread, buffer })
     }
 
@@ -82,13 +86,21 @@ impl Caller {
     fn call(&mut self, call: Call, deadline: Duration) -> io::Result<usize> {
         let gone = || io::Error::other("the thread that asks the disk has ended");
         self.ask.send((call, std::mem::take(&mut self.buffer))).map_err(|_| gone())?;
-        match self.answer.recv_timeout(deadline) {
-            Ok((buffer, result)) => {
-                self.buffer = buffer;
-                result
+        // In slices: while this process is stopped, or its machine, no disk can answer.
+        let mut left = deadline;
+        loop {
+            let slice = left.min(SLICE);
+            match self.answer.recv_timeout(slice) {
+                Ok((buffer, result)) => {
+                    self.buffer = buffer;
+                    return result;
+                }
+                Err(RecvTimeoutError::Timeout) if left > slice => left -= slice,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, Silent(deadline)));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
             }
-            Err(RecvTimeoutError::Timeout) => Err(io::Error::new(io::ErrorKind::TimedOut, Silent(deadline))),
-            Err(RecvTimeoutError::Disconnected) => Err(gone()),
         }
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 
-/// The block layer's own timeouts and retries come well before this.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Longer than the kernel goes on by itself: a SCSI disk that fails is asked six times, for 30 s each, and to flush for
+/// 60 s each. (`drivers/scsi/sd.h`)
+const DEADLINE: Duration = Duration::from_secs(400);
 const SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 /// How long a disk may leave everything it was asked unanswered: as many seconds as the environment variable
-/// `DPSR_DEADLINE` says, else 120.
+/// `DPSR_DEADLINE` says, else 400.
 pub fn deadline() -> Result<Duration> {
     env::var_os("DPSR_DEADLINE").map_or(Ok(DEADLINE), |value| parse(&value))
 }

@@ -312,6 +312,7 @@ impl WriteDisk for FileDisk {
     }
 
     fn prove(&self) -> io::Result<()> {
+        self.check_answered()?;
         let metadata = self.file.metadata()?;
         if identify(&self.file, &metadata)? != self.identity {
             return Err(io::Error::other("it is not the device that was opened"));

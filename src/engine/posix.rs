@@ -117,8 +117,9 @@ impl Backend for Pool {
                 self.out[landed.batch.slot] = None;
                 Ok(Some(landed))
             }
-            Err(RecvTimeoutError::Timeout) if self.waited + begun.elapsed() < self.deadline => {
-                self.waited += begun.elapsed();
+            // While this process is stopped no disk can answer.
+            Err(RecvTimeoutError::Timeout) if self.waited + begun.elapsed().min(SLICE) < self.deadline => {
+                self.waited += begun.elapsed().min(SLICE);
                 Ok(None)
             }
             Err(_) => Err(self.unanswered()),

@@ -183,7 +183,8 @@ impl Backend for Uring {
         if self.done.is_empty() {
             let begun = Instant::now();
             self.ring.wait(SLICE.min(self.deadline)).map_err(|error| self.failed(&error))?;
-            self.waited += begun.elapsed();
+            // While this process is stopped no disk can answer.
+            self.waited += begun.elapsed().min(SLICE);
             self.reap();
             self.feed();
         }

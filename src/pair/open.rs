@@ -178,7 +178,11 @@ pub fn open_unrecorded(roots: &Roots, path: &Path, mode: Mode) -> Result<Dpsr> {
     let probe = Probe::of_descriptor(roots, path, disk.descriptor().expect("a file has a descriptor"))?;
     // An image of a disk does not tell what its blocks were.
     let blocks = [probe.block, Bytes(512), Bytes(4096)];
-    let Some(store) = blocks.into_iter().find_map(|block| find_store(&disk, block)) else {
+    let store = blocks.into_iter().find_map(|block| find_store(&disk, block));
+    let silent =
+        |error| Error::device("opening the DPSR disk", disk.name(), &error).left("nothing was written");
+    disk.check_answered().map_err(silent)?;
+    let Some(store) = store else {
         return Err(Error::new(Kind::Refused, "opening the DPSR disk", "it carries no store")
             .on(path.display().to_string())
             .left("nothing was written")

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds the recorded disk under whatever name it has now, and refuses to choose between clones.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::inuse::backing_inode;
 use super::proof::{Identity, Proven, open};
-use super::sysfs::{BlockNode, DevNum, Roots};
+use super::sysfs::{BlockNode, Roots};
 use crate::disk::file::Access;
 use crate::error::{Error, Kind, Result};
 use crate::units::SECTOR;
@@ -30,7 +28,7 @@ pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf
 
 /// Whether more than one disk passes the whole proof.
 pub fn are_several<I: Identity>(roots: &Roots, identity: &I) -> bool {
-    identity.telling() && without_paths(candidates(roots, identity, None)).len() > 1
+    identity.telling() && without_paths(candidates(roots, identity)).len() > 1
 }
 
 /// A second disk that passes the whole proof cannot be told from the first, whatever the proof rests on:
@@ -41,23 +39,21 @@ fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>
     let same = |other: &BlockNode| {
         related(&node, other) || here.probe.inode.is_some() && backing_inode(other) == here.probe.inode
     };
-    match without_paths(candidates(roots, identity, None)).into_iter().find(|other| !same(other)) {
+    match without_paths(candidates(roots, identity)).into_iter().find(|other| !same(other)) {
         Some(other) => Err(clones(identity, identity.path(), &other.path())),
         None => Ok(()),
     }
 }
 
 fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: Error) -> Result<PathBuf> {
-    // Nobody waits for it twice.
-    let silent = found
-        .is_unanswered()
-        .then(|| fs::metadata(identity.path()).map(|disk| DevNum::of(disk.rdev())).ok())
-        .flatten();
-    let candidates = if identity.telling() { candidates(roots, identity, silent) } else { Vec::new() };
+    // It may be the one that is looked for: another that passes for it may be a clone.
+    if found.is_unanswered() {
+        return Err(found);
+    }
+    let candidates = if identity.telling() { candidates(roots, identity) } else { Vec::new() };
     match &without_paths(candidates)[..] {
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
-        [] if found.is_unanswered() => Err(found),
         [] => {
             let why = format!("{}; no other disk is the recorded one", found.cause());
             Err(Error::new(Kind::Refused, format!("looking for {}", identity.role()), why)
@@ -75,13 +71,12 @@ fn clones<I: Identity>(identity: &I, first: &Path, second: &Path) -> Error {
 }
 
 /// Every disk that passes the proof. Only disks of the recorded size are opened, so that no other one is
-/// woken up; the one numbered `not` is left out.
-fn candidates<I: Identity>(roots: &Roots, identity: &I, not: Option<DevNum>) -> Vec<BlockNode> {
+/// woken up.
+fn candidates<I: Identity>(roots: &Roots, identity: &I) -> Vec<BlockNode> {
     let sectors = (identity.size().0 / SECTOR).to_string();
     let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
     let proves = |node: &BlockNode| open(roots, identity, &node.path(), Access::Read).is_ok();
-    let asked = |node: &BlockNode| Some(node.number) != not && fits(node);
-    roots.all().into_iter().filter(|node| asked(node) && proves(node)).collect()
+    roots.all().into_iter().filter(|node| fits(node) && proves(node)).collect()
 }
 
 /// The paths to a disk are left out where its multipath node is there.

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::disk::whole::read_exact_at;
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
 use crate::engine::{Disks, Engine, Shape};
@@ -132,6 +133,7 @@ impl Run<'_> {
             self.found.extend(frame::index_blocks(disk.as_ref(), contents)?);
         }
         let survey = walk::walk(contents, &key, depth, &mut reader)?;
+        refuse_silent(disk.as_ref(), contents)?;
         Ok((survey, reader.read))
     }
 
@@ -181,6 +183,19 @@ impl Run<'_> {
             bytes_read,
             seconds: self.started.elapsed().as_secs_f64(),
         }
+    }
+}
+
+/// What a disk left unanswered reads as damage, and is none.
+fn refuse_silent(disk: &dyn ReadDisk, contents: &Contents) -> Result<()> {
+    let [first, ..] = contents.superblock.geometry.superblocks();
+    match read_exact_at(
+        disk,
+        contents.base + first,
+        &mut crate::store::contents::buffer(crate::format::superblock::SIZE)?,
+    ) {
+        Err(error) if error.is_unanswered() => Err(error),
+        _ => Ok(()),
     }
 }
 
