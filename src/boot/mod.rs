@@ -148,6 +148,14 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
     switch::planned().map(Some)
 }
 
+/// Tells the machine's own initramfs images what the record of a pair says now. Whether each of them has it.
+pub fn tell_own(dir: &Path, pair: &str) -> bool {
+    own::tell(root(), dir, pair).map(|told| told == own::Told::All).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
+        false
+    })
+}
+
 /// Whether the primary's own menu is that of systemd-boot.
 pub fn is_started_by_systemd_boot() -> bool {
     sdboot::is_used(root())

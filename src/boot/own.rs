@@ -23,32 +23,44 @@ const ZEROS: u64 = 4;
 /// How much of the end of an image is looked at for what was appended: records of pairs are small.
 const END: u64 = MIB;
 
-/// Tells each image that has the record of `pair` in it what that says now; the record lies in `dir`. Whether none is left
-/// that may have an older one. An image counts as made when it was changed, so that one which is out of date otherwise
+/// Which images have what the record of a pair says now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Each there is.
+    All,
+    /// Some; the others have no record of that pair.
+    Some,
+    /// There may be one that has an older record.
+    NotAll,
+}
+
+/// Tells each image that has the record of `pair` in it what that says now; the record lies in `dir`. An image counts as made when it was changed, so that one which is out of date otherwise
 /// stays as it is, as does what is more than an initramfs: a program for UEFI may be signed.
-pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<bool> {
+pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<Told> {
     let record = format!("etc/dpsr/{pair}.toml");
     if dir.join(format!("{pair}.toml")) != root.join(&record) {
-        return Ok(false);
+        return Ok(Told::NotAll);
     }
     let failed = |error: std::io::Error| Error::device("reading", dir.display().to_string(), &error);
     let archive = cpio::archive(&[(&record, &fs::read(root.join(&record)).map_err(failed)?)]);
     let images = noted(root);
-    let mut known = !images.is_empty();
+    let mut told = if images.is_empty() { Told::NotAll } else { Told::All };
     for image in images {
         if is_program(&image.file).map_err(failed)? {
-            known = false;
+            told = Told::NotAll;
         } else if has(&image, &record)? {
             if !kernel::is_current(root, &image.kernel, &image.file, &root.join(&record)) {
-                known = false;
+                told = Told::NotAll;
                 continue;
             }
             appended(&image.file, &archive)
                 .map_err(|error| Error::device("writing", image.file.display().to_string(), &error))?;
             image.tell(root);
+        } else if told == Told::All {
+            told = Told::Some;
         }
     }
-    Ok(known)
+    Ok(told)
 }
 
 /// Whether an image is one with a kernel in it, a unified kernel image: it begins as programs do.

@@ -134,7 +134,7 @@ fn as_before(dir: &Path, pair: &str, menu: bool) -> Result<Uninstalled> {
     // One that was cut off serves nobody.
     let switched = if others(dir)? && !switch::is_unfinished(root()) { false } else { switch::undo(root())? };
     let known = switched
-        || own::tell(root(), dir, pair).unwrap_or_else(|error| {
+        || own::tell(root(), dir, pair).map(|told| told != own::Told::NotAll).unwrap_or_else(|error| {
             tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
             false
         });

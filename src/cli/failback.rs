@@ -47,10 +47,12 @@ fn act(args: &Failback, planned: Planned, store: OpenStore) -> Result<Begun> {
 
 fn tell(plan: &FailbackPlan, begun: Begun) {
     say(format_args!("Copied to {}; the last pass found {} that had changed.", plan.target, begun.last_pass));
-    if begun.recorded {
-        say(
+    match (begun.recorded, begun.known) {
+        (true, true) => say("The pair's record names this disk now, in the initramfs, too."),
+        (true, false) => say(
             "The pair's record names this disk now: rebuild the initramfs ('dracut --force') before the restart.",
-        );
+        ),
+        (false, _) => {}
     }
     say("Restart the machine: the rest is copied before the system starts, and it starts from that disk.");
     if !Path::new("/sys/firmware/efi").exists() {

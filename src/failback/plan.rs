@@ -12,6 +12,7 @@ use super::fence::{fenced, other_use};
 use super::mirror::mirror;
 use super::target::Target;
 use super::{Parts, beyond, fit};
+use crate::boot;
 use crate::config::{self, PairConfig};
 use crate::disk::file::{Access, FileDisk};
 use crate::disk::whole::{read_exact_at, write_all_at};
@@ -122,8 +123,10 @@ pub struct Planned {
 pub struct Begun {
     /// How much the last pass found different: about what the next start has to copy.
     pub last_pass: Bytes,
-    /// Whether the record of the pair names another disk now, so that initramfs images are out of date.
+    /// Whether the record of the pair names another disk now.
     pub recorded: bool,
+    /// Whether the initramfs images, which are copied with the rest, have that record.
+    pub known: bool,
 }
 
 /// Plans, and refuses whatever must not be done.
@@ -332,9 +335,10 @@ impl Planned {
             let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
             config::save(dir, &now).map_err(|error| error.left(unfinished).next(again))?;
         }
+        let known = !recorded || boot::tell_own(dir, &config.name);
         remember(&self.roots, &config, &target, self.stays.is_some())
             .map_err(|error| error.left(unfinished).next(again))?;
-        Ok(Begun { last_pass, recorded })
+        Ok(Begun { last_pass, recorded, known })
     }
 }
 

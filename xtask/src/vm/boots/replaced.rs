@@ -10,7 +10,7 @@ use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::data::{MIB, make_sparse};
 use crate::json::Json;
-use crate::vm::machine::{Disk, Format, Start};
+use crate::vm::machine::{Disk, Format, Machine, Start};
 use crate::vm::must;
 
 /// Serial number of the new disk.
@@ -25,6 +25,20 @@ const BEGUN: u64 = 16 * MIB;
 /// What the console says at the moments at which the power fails: nothing copied yet, in the middle, the copy is being
 /// made a generation again.
 const MOMENTS: [&str; 3] = ["copying what has changed to", ": 50 %", "making the copy a generation again"];
+
+/// The initramfs, and what is kept of it from before.
+const OWN: &str = "/boot/initrd.img-$(uname -r)";
+const BEFORE: &str = "/var/tmp/initrd.img";
+
+/// With an initramfs that knows another disk, of another size, the system comes up, and says so.
+fn outdated(machine: &mut Machine) -> Result<()> {
+    machine.guest()?.ok(&format!("cp {BEFORE} {OWN} && rm {BEFORE} && sync"))?;
+    restarted(machine, "the new disk, by an initramfs that knows another")?;
+    is_the_primary(machine)?;
+    let told = machine.guest()?.ok("cat /run/motd.d/10-dpsr")?;
+    let outdated = told.contains("is not wrapped") && told.contains("names another disk");
+    must(outdated, || format!("a login is told: {told}"))
+}
 
 pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
@@ -50,6 +64,7 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     // While it runs: the copying has just begun.
     let disk = machine.guest()?.ok(&format!("grep -l {FRESH} /sys/block/vd*/serial | cut -d/ -f4"))?;
     let to = format!("failback --to /dev/{} --confirm {FRESH}", disk.trim());
+    machine.guest()?.ok(&format!("cp --preserve {OWN} {BEFORE} && sync"))?;
     machine.guest()?.ok(&format!("(dpsr {to} >/dev/null 2>&1 &)"))?;
     let start = Instant::now();
     while machine.written(FRESH)? < BEGUN {
@@ -65,8 +80,8 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     let begun = dpsr_json(&mut machine, &to)?;
     let unused = begun.find("unused");
     must(unused == Some(&Json::Number(LARGER as f64)), || format!("{begun:?}"))?;
-    must(begun.find("recorded") == Some(&Json::Bool(true)), || format!("{begun:?}"))?;
-    // What it is told to do comes later: the initramfs knows another disk, of another size.
+    let recorded = ["recorded", "known"].iter().all(|it| begun.find(it) == Some(&Json::Bool(true)));
+    must(recorded, || format!("{begun:?}"))?;
     mark(&mut machine, "fifth")?;
     machine.go_down()?;
     for moment in MOMENTS {
@@ -79,9 +94,8 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     let status = dpsr_json(&mut machine, "status")?;
     must(status.text("state")? == "clean", || format!("{status:?}"))?;
-    let told = machine.guest()?.ok("cat /run/motd.d/10-dpsr")?;
-    let outdated = told.contains("is not wrapped") && told.contains("names another disk");
-    must(outdated, || format!("a login is told: {told}"))?;
+    stands_on_dpsr(&mut machine)?;
+    outdated(&mut machine)?;
     record_in_initramfs(&mut machine)?;
     restarted(&mut machine, "the new disk, wrapped")?;
     stands_on_dpsr(&mut machine)?;
