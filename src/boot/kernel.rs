@@ -157,6 +157,24 @@ pub fn is_current(root: &Path, version: &str, image: &Path, but: &Path) -> bool 
         .all(|file| changed(&file).is_some_and(|at| at <= made))
 }
 
+/// The initramfs of each installed kernel that has one in /boot, by the kernel's version.
+pub fn images(root: &Path) -> Vec<(String, PathBuf)> {
+    let folders = fs::read_dir(root.join("usr/lib/modules")).into_iter().flatten().flatten();
+    let versions = folders.filter_map(|folder| folder.file_name().into_string().ok());
+    let images = versions.flat_map(|version| {
+        INITRAMFS.map(|pattern| {
+            let file = fs::canonicalize(root.join(pattern.replace("{}", &version))).ok()?;
+            Some((version.clone(), file))
+        })
+    });
+    images.flatten().collect()
+}
+
+/// Whether `file` was changed since `other` was.
+pub fn is_newer(file: &Path, other: &Path) -> bool {
+    changed(file) > changed(other)
+}
+
 /// What dpsr's dracut module noted of the image it was put into.
 fn note(root: &Path, version: &str) -> Option<String> {
     fs::read_to_string(root.join("var/lib/dpsr/initramfs").join(version)).ok()

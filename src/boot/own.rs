@@ -3,7 +3,8 @@
 //! in there (kernel's `driver-api/early-userspace/buffer-format`), which takes no minutes and leaves the rest as it is.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::switch::images::{IMAGE, Image, placed, with_end};
@@ -34,39 +35,85 @@ pub enum Told {
     NotAll,
 }
 
-/// Tells each image that has the record of `pair` in it what that says now; the record lies in `dir`. An image counts as made when it was changed, so that one which is out of date otherwise
-/// stays as it is, as does what is more than an initramfs: a program for UEFI may be signed.
+/// Tells each image that has the record of `pair` in it what that says now; the record lies in `dir`.
+///
+/// An image counts as made when it was changed, so one that is out of date otherwise stays as it is. So does what somebody
+/// may have signed.
 pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<Told> {
-    let record = format!("etc/dpsr/{pair}.toml");
-    if dir.join(format!("{pair}.toml")) != root.join(&record) {
+    let name = format!("etc/dpsr/{pair}.toml");
+    let record = root.join(&name);
+    if dir.join(format!("{pair}.toml")) != record {
         return Ok(Told::NotAll);
     }
-    let failed = |error: std::io::Error| Error::device("reading", dir.display().to_string(), &error);
-    let archive = cpio::archive(&[(&record, &fs::read(root.join(&record)).map_err(failed)?)]);
+    let failed = |error: io::Error| Error::device("reading", record.display().to_string(), &error);
+    let archive = cpio::archive(&[(&name, &fs::read(&record).map_err(failed)?)]);
     let images = noted(root);
-    let mut told = if images.is_empty() { Told::NotAll } else { Told::All };
+    if images.is_empty() {
+        return Ok(Told::NotAll);
+    }
+    let mut told = Told::All;
     for image in images {
-        if is_program(&image.file).map_err(failed)? {
-            told = Told::NotAll;
-        } else if has(&image, &record)? {
-            if !kernel::is_current(root, &image.kernel, &image.file, &root.join(&record)) {
-                told = Told::NotAll;
-                continue;
-            }
-            appended(&image.file, &archive)
-                .map_err(|error| Error::device("writing", image.file.display().to_string(), &error))?;
-            image.tell(root);
-        } else if told == Told::All {
-            told = Told::Some;
+        let known = one(root, &image, &name, &archive).unwrap_or_else(|error| {
+            tracing::warn!("{error}, ignoring: it may have an older record of the pair {pair}");
+            Some(false)
+        });
+        told = match (known, told) {
+            (Some(false), _) | (_, Told::NotAll) => Told::NotAll,
+            (None, _) => Told::Some,
+            (Some(true), told) => told,
+        };
+    }
+    // Of those that are not noted dpsr is in none, unless another of the same kernel was made after it.
+    for (kernel, file) in kernel::images(root) {
+        match noted(root).iter().find(|image| image.kernel == kernel) {
+            Some(image) if image.file == file => {}
+            Some(_) => told = Told::NotAll,
+            None if told == Told::All => told = Told::Some,
+            None => {}
         }
     }
     Ok(told)
 }
 
-/// Whether an image is one with a kernel in it, a unified kernel image: it begins as programs do.
-fn is_program(image: &Path) -> std::io::Result<bool> {
+/// Whether an image has what the record `name` says now; `None` where it has no such record.
+fn one(root: &Path, image: &Image, name: &str, archive: &[u8]) -> Result<Option<bool>> {
+    let (file, record) = (&image.file, root.join(name));
+    let failed = |error: io::Error| Error::device("adding a record to", file.display().to_string(), &error);
+    if kernel::is_newer(file, &record) {
+        return Ok(Some(true));
+    }
+    let before = Stamp::of(file).map_err(failed)?;
+    if is_signed(file).map_err(failed)? {
+        return Ok(Some(false));
+    }
+    if !has(image, name)? {
+        return Ok(None);
+    }
+    if !kernel::is_current(root, &image.kernel, file, &record) {
+        return Ok(Some(false));
+    }
+    appended(file, archive, &before).map_err(failed)?;
+    Ok(Some(image.tell(root)))
+}
+
+/// What changes with an image: dracut writes into the file there is.
+#[derive(PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64);
+
+impl Stamp {
+    fn of(image: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(image)?;
+        Ok(Self(meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
+    }
+}
+
+/// Whether somebody may have signed an image: a unified kernel image, which begins as programs do, or one with a signature
+/// beside it, as GRUB looks for.
+fn is_signed(image: &Path) -> io::Result<bool> {
     let mut first = [0; 2];
-    Ok(File::open(image)?.read(&mut first)? == 2 && &first == b"MZ")
+    let mut signature = image.as_os_str().to_owned();
+    signature.push(".sig");
+    Ok(File::open(image)?.read(&mut first)? == 2 && &first == b"MZ" || Path::new(&signature).exists())
 }
 
 /// The images with dpsr in them that are there.
@@ -102,7 +149,7 @@ fn has(image: &Image, record: &str) -> Result<bool> {
 }
 
 /// Whether the last of an image, which is not compressed where something was appended, names the record.
-fn ends_with(image: &Path, record: &str) -> std::io::Result<bool> {
+fn ends_with(image: &Path, record: &str) -> io::Result<bool> {
     let mut file = File::open(image)?;
     let start = file.metadata()?.len().saturating_sub(END);
     file.seek(SeekFrom::Start(start))?;
@@ -111,14 +158,17 @@ fn ends_with(image: &Path, record: &str) -> std::io::Result<bool> {
     Ok(end.windows(record.len()).any(|part| part == record.as_bytes()))
 }
 
-/// Makes `image` one with `archive` behind it, complete or not at all.
-fn appended(image: &Path, archive: &[u8]) -> std::io::Result<()> {
+/// Makes `image` one with `archive` behind it, complete or not at all, if it is still what it was `before`.
+fn appended(image: &Path, archive: &[u8], before: &Stamp) -> io::Result<()> {
     let new = with_end(image);
     let made = || {
         let len = fs::copy(image, &new)?;
         let mut file = File::options().append(true).open(&new)?;
         file.write_all(&vec![0; ((len + ZEROS).next_multiple_of(BLOCK) - len) as usize])?;
         file.write_all(archive)?;
+        if Stamp::of(image)? != *before {
+            return Err(io::Error::other("somebody makes it anew"));
+        }
         placed(&new, image)
     };
     made().inspect_err(|_| fs::remove_file(&new).unwrap_or_default())
@@ -136,7 +186,7 @@ mod tests {
         let archive = cpio::archive(&[("etc/dpsr/system.toml", b"boot = false\n")]);
         assert!(!ends_with(&image, "etc/dpsr/system.toml").unwrap());
         for times in 1..=2 {
-            appended(&image, &archive).unwrap();
+            appended(&image, &archive, &Stamp::of(&image).unwrap()).unwrap();
             let found = fs::read(&image).unwrap();
             assert_eq!(found.len(), 1024 + archive.len() + (times - 1) * (512 + archive.len()));
             assert!(found[..1001].iter().all(|&byte| byte == 7));
@@ -144,7 +194,17 @@ mod tests {
             assert!(!ends_with(&image, "etc/dpsr/other.toml").unwrap());
             assert!(found[1001..1024].iter().all(|&byte| byte == 0) && found.ends_with(&archive));
         }
+        let before = Stamp::of(&image).unwrap();
+        fs::write(&image, "being made anew").unwrap();
+        assert!(appended(&image, &archive, &before).is_err());
+        assert_eq!(fs::read(&image).unwrap(), b"being made anew");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert!(!is_signed(&image).unwrap());
+        fs::write(folder.path().join("initrd.img.sig"), "").unwrap();
+        assert!(is_signed(&image).unwrap());
+        fs::remove_file(folder.path().join("initrd.img.sig")).unwrap();
+        fs::write(&image, "MZ and more").unwrap();
+        assert!(is_signed(&image).unwrap());
     }
 
     #[test]
@@ -160,5 +220,54 @@ mod tests {
         fs::write(root.path().join("boot/initrd.img-6.1"), "").unwrap();
         let found: Vec<_> = noted(root.path()).into_iter().map(|image| image.kernel).collect();
         assert_eq!(found, ["6.1"]);
+    }
+
+    /// A machine with a record, and an image that has it, appended; both are put there in this order.
+    fn machine(order: [&str; 2]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["etc/dpsr", "boot", NOTES, "usr/lib/modules/6.1"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let put = |file: &str, text: &[u8]| fs::write(root.path().join(file), text).unwrap();
+        put("usr/lib/modules/6.1/modules.dep", b"");
+        put(&format!("{NOTES}/6.1"), b"image=/boot/initrd.img-6.1\n");
+        for file in order {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            match file {
+                "record" => put("etc/dpsr/system.toml", b"[dpsr]\n"),
+                _ => put("boot/initrd.img-6.1", &cpio::archive(&[("etc/dpsr/system.toml", b"old")])),
+            }
+        }
+        root
+    }
+
+    #[test]
+    fn an_image_is_told_once_and_only_where_it_is_current() {
+        let tell =
+            |root: &tempfile::TempDir| tell(root.path(), &root.path().join("etc/dpsr"), "system").unwrap();
+        let size =
+            |root: &tempfile::TempDir| root.path().join("boot/initrd.img-6.1").metadata().unwrap().len();
+        let root = machine(["image", "record"]);
+        let before = size(&root);
+        assert_eq!(tell(&root), Told::All);
+        let after = size(&root);
+        assert!(after > before);
+        assert_eq!((tell(&root), size(&root)), (Told::All, after), "it knows");
+
+        let root = machine(["image", "record"]);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(root.path().join("etc/dracut.conf"), "").unwrap();
+        assert_eq!((tell(&root), size(&root)), (Told::NotAll, before), "it is out of date otherwise");
+
+        let root = machine(["record", "image"]);
+        assert_eq!((tell(&root), size(&root)), (Told::All, before), "it is newer than the record");
+        fs::create_dir_all(root.path().join("usr/lib/modules/6.0")).unwrap();
+        fs::write(root.path().join("boot/initrd.img-6.0"), "").unwrap();
+        assert_eq!(tell(&root), Told::Some, "there is one without dpsr");
+        fs::write(root.path().join("boot/other.img"), "").unwrap();
+        fs::write(root.path().join(NOTES).join("6.1"), "image=/boot/other.img\n").unwrap();
+        assert_eq!(tell(&root), Told::NotAll, "another was made of the same kernel");
+        let elsewhere = super::tell(root.path(), Path::new("/nowhere"), "system").unwrap();
+        assert_eq!(elsewhere, Told::NotAll, "what an initramfs has is of /etc/dpsr");
     }
 }

@@ -164,7 +164,7 @@ impl Switch {
             })
         });
         let made = made.and_then(|()| {
-            images.iter().for_each(|image| image.tell(root));
+            images.iter().for_each(|image| _ = image.tell(root));
             durable(root)
                 .and_then(|()| written(&root.join(KEPT), DONE, ""))
                 .map_err(|error| refused(error.to_string()))

@@ -52,7 +52,10 @@ fn tell(plan: &FailbackPlan, begun: Begun) {
         (true, false) => say(
             "The pair's record names this disk now: rebuild the initramfs ('dracut --force') before the restart.",
         ),
-        (false, _) => {}
+        (false, false) => say(
+            "The initramfs may have an older record of the pair: rebuild it ('dracut --force') before the restart.",
+        ),
+        (false, true) => {}
     }
     say("Restart the machine: the rest is copied before the system starts, and it starts from that disk.");
     if !Path::new("/sys/firmware/efi").exists() {

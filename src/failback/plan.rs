@@ -335,9 +335,10 @@ impl Planned {
             let now = target.becomes_primary(&config, self.probe.lasting_path(&self.roots));
             config::save(dir, &now).map_err(|error| error.left(unfinished).next(again))?;
         }
-        let known = !recorded || boot::tell_own(dir, &config.name);
         remember(&self.roots, &config, &target, self.stays.is_some())
             .map_err(|error| error.left(unfinished).next(again))?;
+        // In whatever order it is stopped: the machine goes back, and tells where it is not wrapped.
+        let known = boot::tell_own(dir, &config.name);
         Ok(Begun { last_pass, recorded, known })
     }
 }

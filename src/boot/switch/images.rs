@@ -61,20 +61,22 @@ impl Image {
         made.inspect_err(|_| fs::remove_file(&new).unwrap_or_default())
     }
 
-    /// Tells those who have copies of it that it is a new one.
-    pub(in crate::boot) fn tell(&self, root: &Path) {
+    /// Tells those who have copies of it that it is a new one. Whether all could be told.
+    pub(in crate::boot) fn tell(&self, root: &Path) -> bool {
         let hooks = root.join(HOOKS);
         if !hooks.is_dir() {
-            return;
+            return true;
         }
         let (kernel, file) = (format!("--arg={}", self.kernel), format!("--arg={}", self.file.display()));
         let folder = hooks.display().to_string();
         let words = [kernel.as_str(), file.as_str(), folder.as_str()];
-        if let Err(error) = tool::run_within(IMAGE, "run-parts", "debianutils", &words) {
+        let told = tool::run_within(IMAGE, "run-parts", "debianutils", &words);
+        if let Err(error) = &told {
             tracing::warn!(
                 "{error}, ignoring: a boot loader with a copy of the initramfs may have the old one"
             );
         }
+        told.is_ok()
     }
 }
 
@@ -163,7 +165,7 @@ pub(super) fn put_back(root: &Path, wanted: impl Fn(&Image) -> bool) -> io::Resu
     let mut images = kernels(root);
     images.retain(|image| image.kept(root).is_file() && wanted(image));
     images.sort_by_key(|image| image.file.exists());
-    let back = |image: &Image| copied(&image.kept(root), &image.file).inspect(|()| image.tell(root));
+    let back = |image: &Image| copied(&image.kept(root), &image.file).inspect(|()| _ = image.tell(root));
     let mut first = Ok(());
     for image in &images {
         // Whatever became of the others.
