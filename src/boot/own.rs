@@ -80,7 +80,7 @@ fn one(root: &Path, image: &Image, name: &str, archive: &[u8]) -> Result<Option<
     let (file, record) = (&image.file, root.join(name));
     let failed = |error: io::Error| Error::device("adding a record to", file.display().to_string(), &error);
     if kernel::is_newer(file, &record) {
-        return Ok(Some(true));
+        return Ok(Some(image.tell(root)));
     }
     let before = Stamp::of(file).map_err(failed)?;
     if is_signed(file).map_err(failed)? {

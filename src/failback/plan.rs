@@ -150,6 +150,9 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     fit::check(&config.primary, store.contents.newest_map(), &probe)?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
+    // A disk that does not answer holds no store and no table for all that is known.
+    let silent = |error| Error::device("looking at", disk.name(), &error).left("nothing was written");
+    disk.check_answered().map_err(silent)?;
     let home = Target::home(&store.contents);
     // By its table, too: after a way back to another disk no record names it any more.
     let named = stays.is_some() || is_called_like_it(&roots, config, home.as_ref(), &options.to);

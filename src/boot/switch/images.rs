@@ -191,8 +191,11 @@ pub(in crate::boot) fn with_end(file: &Path) -> PathBuf {
 
 /// Puts the file `new` in the place of `to`, durably.
 pub(in crate::boot) fn placed(new: &Path, to: &Path) -> io::Result<()> {
-    File::open(new)?.sync_all()?;
+    let file = File::open(new)?;
+    file.sync_all()?;
     fs::rename(new, to)?;
+    // FAT writes where the file begins into its new name only with the file. (`vfat_rename`)
+    file.sync_all()?;
     flushed(to)
 }
 
