@@ -134,7 +134,7 @@ impl Error {
         self
     }
 
-    /// Whether a disk left what it was asked unanswered. None of the disks at work is to be touched after that.
+    /// Whether a disk left what it was asked unanswered. It is not to be asked again: whoever does may wait for ever.
     pub fn is_unanswered(&self) -> bool {
         self.0.unanswered
     }

@@ -19,7 +19,7 @@ use crate::disk::whole::{read_exact_at, write_all_at};
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
-use crate::failover::presence::{has_its_table, is_called_like_it};
+use crate::failover::presence::{carries_its_table, is_called_like_it};
 use crate::failover::stays::Stays;
 use crate::format::index::{FAILBACK, Index, Object, STAYS};
 use crate::format::superblock::State;
@@ -150,20 +150,21 @@ pub fn plan(store: &OpenStore, options: &Options) -> Result<Planned> {
     fit::check(&config.primary, store.contents.newest_map(), &probe)?;
     let disk = FileDisk::open(&options.to, Access::Read)?;
     no_store(&probe, &disk)?;
-    // A disk that does not answer holds no store and no table for all that is known.
-    let silent = |error| Error::device("looking at", disk.name(), &error).left("nothing was written");
-    disk.check_answered().map_err(silent)?;
     let home = Target::home(&store.contents);
     // By its table, too: after a way back to another disk no record names it any more.
     let named = stays.is_some() || is_called_like_it(&roots, config, home.as_ref(), &options.to);
-    let old_primary = named || config.primary.has_telling_table() && has_its_table(&options.to, config);
+    let has_its_table = carries_its_table(&disk, config);
+    let old_primary = named || config.primary.has_telling_table() && has_its_table;
     let last_written = old_primary.then(|| last_written(&disk, config)).flatten();
+    // A disk that does not answer holds no store and no table for all that is known.
+    let silent = |error| Error::device("looking at", disk.name(), &error).left("nothing was written");
+    disk.check_answered().map_err(silent)?;
     if old_primary && !options.discard_primary {
         // Only ext2 to ext4 tell.
         let when = last_written.map_or(", nobody can tell when".to_owned(), |time| {
             format!(", last at {}, {} ago", utc(time), span(now().saturating_sub(time)))
         });
-        let cut = match has_its_table(&options.to, config) {
+        let cut = match has_its_table {
             true => "",
             false => " (its table is gone: a way back to it may have been cut off, and can be begun again)",
         };

@@ -127,8 +127,13 @@ pub fn is_called_like_it(roots: &Roots, config: &PairConfig, home: Option<&Targe
 /// Whether a disk has the table of the primary: a copy of it, the first one, or a disk to which the machine once went back.
 /// Its partitions have the same UUIDs.
 pub fn has_its_table(path: &Path, pair: &PairConfig) -> bool {
-    let read = FileDisk::open(path, Access::Read).and_then(|disk| Table::read(&disk, pair.primary.block));
-    pair.primary.table.is_some() && read.is_ok_and(|table| table.id() == pair.primary.table)
+    FileDisk::open(path, Access::Read).is_ok_and(|disk| carries_its_table(&disk, pair))
+}
+
+/// The same of a disk that is open.
+pub fn carries_its_table(disk: &dyn ReadDisk, pair: &PairConfig) -> bool {
+    let read = || Table::read(disk, pair.primary.block);
+    pair.primary.table.is_some() && read().is_ok_and(|table| table.id() == pair.primary.table)
 }
 
 /// Reads what a system needs first: the table, and the beginning of each partition. One that somebody made behind what is

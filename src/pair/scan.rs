@@ -26,9 +26,10 @@ pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf
     }
 }
 
-/// Whether more than one disk passes the whole proof.
+/// Whether more than one disk is known to pass the whole proof.
 pub fn are_several<I: Identity>(roots: &Roots, identity: &I) -> bool {
-    identity.telling() && without_paths(candidates(roots, identity)).len() > 1
+    let known = |found: Vec<BlockNode>| without_paths(found).len() > 1;
+    identity.telling() && candidates(roots, identity, |_| true).is_ok_and(known)
 }
 
 /// A second disk that passes the whole proof cannot be told from the first, whatever the proof rests on:
@@ -39,7 +40,7 @@ fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>
     let same = |other: &BlockNode| {
         related(&node, other) || here.probe.inode.is_some() && backing_inode(other) == here.probe.inode
     };
-    match without_paths(candidates(roots, identity)).into_iter().find(|other| !same(other)) {
+    match without_paths(candidates(roots, identity, |other| !same(other))?).first() {
         Some(other) => Err(clones(identity, identity.path(), &other.path())),
         None => Ok(()),
     }
@@ -50,7 +51,7 @@ fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: Error) -> Result<P
     if found.is_unanswered() {
         return Err(found);
     }
-    let candidates = if identity.telling() { candidates(roots, identity) } else { Vec::new() };
+    let candidates = if identity.telling() { candidates(roots, identity, |_| true)? } else { Vec::new() };
     match &without_paths(candidates)[..] {
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
@@ -70,13 +71,27 @@ fn clones<I: Identity>(identity: &I, first: &Path, second: &Path) -> Error {
         .next("detach the one that is a copy")
 }
 
-/// Every disk that passes the proof. Only disks of the recorded size are opened, so that no other one is
-/// woken up.
-fn candidates<I: Identity>(roots: &Roots, identity: &I) -> Vec<BlockNode> {
+/// Every disk that passes the proof, of those that are asked. Only disks of the recorded size are opened, so that no other
+/// one is woken up.
+///
+/// # Errors
+/// Where one that may be the recorded disk does not answer: another that passes may be a clone of it.
+fn candidates<I: Identity>(
+    roots: &Roots,
+    identity: &I,
+    asked: impl Fn(&BlockNode) -> bool,
+) -> Result<Vec<BlockNode>> {
     let sectors = (identity.size().0 / SECTOR).to_string();
     let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
-    let proves = |node: &BlockNode| open(roots, identity, &node.path(), Access::Read).is_ok();
-    roots.all().into_iter().filter(|node| fits(node) && proves(node)).collect()
+    let mut found = Vec::new();
+    for node in roots.all().into_iter().filter(|node| fits(node) && asked(node)) {
+        match open(roots, identity, &node.path(), Access::Read) {
+            Ok(_) => found.push(node),
+            Err(error) if error.is_unanswered() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The paths to a disk are left out where its multipath node is there.

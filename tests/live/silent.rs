@@ -62,16 +62,19 @@ fn sync(world: &World, io: &str, moment: Moment) -> (Option<i32>, String) {
     (code, text.lines().last().unwrap_or_default().to_owned())
 }
 
+/// Puts `size` bytes of the DPSR disk behind [`NODE`], and pairs them.
+fn paired(world: &World, size: u64) {
+    shell::ok(&format!("dmsetup create silent --table '0 {} linear {} 0'", size / 512, world.dpsr.node));
+    let (primary, size) = (world.primary.link(), size.to_string());
+    world.ok(&["init", "--no-boot", "--primary", &primary, "--dpsr", NODE, "--confirm", &size]);
+}
+
 #[test]
 fn a_dpsr_disk_that_falls_silent_is_told_and_costs_at_most_this_sync() {
     in_vm(|world| {
         let sectors = shell::ok(&format!("blockdev --getsz {}", world.dpsr.node));
         // Not all of it: the disk below is not to be taken for it.
-        let sectors = sectors.trim().parse::<u64>().unwrap() - 2048;
-        shell::ok(&format!("dmsetup create silent --table '0 {sectors} linear {} 0'", world.dpsr.node));
-        let size = (sectors * 512).to_string();
-        let primary = world.primary.link();
-        world.ok(&["init", "--no-boot", "--primary", &primary, "--dpsr", NODE, "--confirm", &size]);
+        paired(world, (sectors.trim().parse::<u64>().unwrap() - 2048) * 512);
         let write = |at: u64| {
             let disk = std::fs::File::options().write(true).open(&world.primary.node).unwrap();
             let noise: Vec<u8> = (0..4 << 20).map(|byte: u32| (byte ^ byte >> 9) as u8 ^ at as u8).collect();
@@ -95,5 +98,36 @@ fn a_dpsr_disk_that_falls_silent_is_told_and_costs_at_most_this_sync() {
             world.generation_is_the_primary(generation);
         }
         world.ok(&["scrub"]);
+    });
+}
+
+#[test]
+fn a_clone_does_not_pass_for_a_disk_that_is_silent_under_another_name() {
+    in_vm(|world| {
+        let size = 512 << 20;
+        paired(world, size);
+        world.ok(&["sync", "--offline"]);
+        let clone = world.config().join("clone").display().to_string();
+        shell::ok(&format!("cp --sparse=always {NODE} {clone} && sync"));
+        let number = shell::ok("dmsetup info --columns --noheadings --options minor silent");
+        let node = format!("/dev/dm-{}", number.trim());
+        shell::ok(&format!("losetup --find {clone} && dmsetup rename silent other && udevadm settle"));
+        let before = shell::ok(&format!("sha256sum {clone}"));
+
+        shell::ok("dmsetup suspend --noflush --nolockfs other");
+        let mut said = Said::new();
+        let mut command = world.command(&["sync", "--offline"]);
+        let mut child = command.env("DPSR_DEADLINE", DEADLINE).stderr(said.stderr()).spawn().unwrap();
+        said.wait_for("no answer for 6 seconds");
+        shell::ok("dmsetup resume other");
+        let (code, told) = said.end(&mut child);
+        assert_eq!(code, Some(7), "{told}");
+        assert!(told.contains(&format!("opening the DPSR disk {node}: ")), "{told}");
+
+        let (code, told) = world.refused(&["sync", "--offline"]);
+        assert!(code == 3 && told.contains("both carry its identity"), "{told}");
+        shell::ok("losetup --detach-all && udevadm settle");
+        assert_eq!(shell::ok(&format!("sha256sum {clone}")), before, "nothing was written to it");
+        assert_eq!(world.json(&["sync", "--offline"])["generation"], 2);
     });
 }
