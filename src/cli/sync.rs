@@ -66,7 +66,9 @@ pub(super) fn run(args: &Sync) -> Result<()> {
     let OpenPair { config, repartitioned, disks, held, .. } = pair;
     // What follows opens the DPSR disk anew, and claims it.
     drop((disks, held, request, wrapped));
-    let booted = (config.boot && !args.dry_run).then(|| refreshed(dir, &config.name)).flatten();
+    // A disk that does not answer would only be waited for once more.
+    let refresh = config.boot && !args.dry_run && !report.silent;
+    let booted = refresh.then(|| refreshed(dir, &config.name)).flatten();
     if args.json {
         let repartitioned = repartitioned.as_deref();
         return say_json(&Told { report: &report, repartitioned, boot: booted.as_ref() });

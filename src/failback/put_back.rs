@@ -24,7 +24,7 @@ pub fn put_back(store: &mut Store, progress: &dyn Progress) -> Result<Option<Gen
                 return Err(error);
             };
             tracing::warn!("{error}, ignoring: the next sync copies everything");
-            give_up(store, from)
+            give_up(store, from).map(|()| None)
         }
         outcome => outcome,
     }
@@ -106,14 +106,14 @@ pub fn give_up_all(store: &mut Store, progress: &dyn Progress) -> Result<()> {
     written_back(store, from, progress).map(drop)
 }
 
-/// Nothing is left to go back to: the image is the machine's, and of what it was there is not everything.
-fn give_up(store: &mut Store, from: Generation) -> Result<Option<Generation>> {
+/// Nothing is left to go back to: the image is the machine's, and of what it was there is not everything, or nobody waits
+/// for it any more.
+pub fn give_up(store: &mut Store, from: Generation) -> Result<()> {
     let mut index = without_live(&store.contents.index);
     let newest = store.contents.newest_map().id;
     index.generations.clear();
     index.drop_unused_maps(newest);
-    store.change(State::NoValid { done: 0, to: from.next() }, index)?;
-    Ok(None)
+    store.change(State::NoValid { done: 0, to: from.next() }, index)
 }
 
 /// The machine is back: there is no live store any more, and the disk it was to go back to is its home.

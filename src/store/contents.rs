@@ -240,7 +240,8 @@ impl Contents {
             ),
             State::Returning(from) => (
                 format!("it is being made generation {from} again, and that was cut off"),
-                "restart the machine: that is ended before anything else",
+                "restart the machine: that is ended before anything else; if it fails each time, 'dpsr sync --full \
+                 --no-undo' gives up all history and copies afresh",
             ),
             _ => return Ok(()),
         };

@@ -202,6 +202,7 @@ impl Session<'_> {
             dropped: vec![],
             pruned: vec![],
             not_pruned: None,
+            silent: false,
             rotten_chunks: 0,
             stale_digests: false,
             volumes: self.volume_reports(&self.disks.volumes, changed_in, None),

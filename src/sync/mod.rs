@@ -20,6 +20,7 @@ use crate::changes::source::Moving;
 use crate::disk::{ReadDisk, WriteDisk};
 use crate::engine::digest::DigestKey;
 use crate::error::{Error, Kind, Result};
+use crate::failback::put_back;
 use crate::format::index::Volume;
 use crate::format::moment::Moment;
 use crate::format::superblock::{Owner, State};
@@ -124,12 +125,16 @@ struct Session<'a> {
 
 fn open(disks: &Disks, request: &Request) -> Result<Store> {
     let (disk, partition, owner) = (disks.dpsr.clone(), disks.partition.clone(), disks.owner.clone());
-    let store = if request.dry_run {
+    let mut store = if request.dry_run {
         Store::look(disk, partition, owner)?
     } else {
         Store::open(disk, partition, owner)?
     };
-    store.contents.refuse_in_use("syncing to").map_err(|error| error.on(disks.dpsr.name()))?;
+    match store.contents.superblock.state {
+        // What was kept may never be read again; the primary, which was proven, holds what is newer.
+        State::Returning(from) if request.no_undo && !request.dry_run => put_back::give_up(&mut store, from)?,
+        _ => store.contents.refuse_in_use("syncing to").map_err(|error| error.on(disks.dpsr.name()))?,
+    }
     if !request.dry_run {
         return Ok(store);
     }
@@ -187,12 +192,13 @@ impl Session<'_> {
         let left = match self.store.contents.superblock.state {
             State::Clean(generation) => format!("the copy is still generation {generation}"),
             State::Updating { from, .. } => format!(
-                "this sync was not rolled back: the next one goes back to generation {from} before anything else, unless \
-                 the disk completed this one by itself"
+                "this sync was not rolled back: the next one goes back to generation {from} before anything else"
             ),
             _ => INCOMPLETE.to_owned(),
         };
-        error.replace_left(left).or_next("then sync again")
+        error
+            .replace_left(format!("{left}, unless the disk completed this sync by itself"))
+            .or_next("then sync again")
     }
 
     /// Drops what the rules of the pair do not keep. The new generation is there already, whatever comes of
@@ -203,7 +209,9 @@ impl Session<'_> {
         }
         match history::prune(&mut self.store, &self.disks.keep, self.progress) {
             Ok(pruned) => Report { pruned: pruned.dropped, ..report },
-            Err(error) => Report { not_pruned: Some(error.to_string()), ..report },
+            Err(error) => {
+                Report { not_pruned: Some(error.to_string()), silent: error.is_unanswered(), ..report }
+            }
         }
     }
 

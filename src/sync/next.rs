@@ -362,6 +362,7 @@ impl Session<'_> {
             dropped: dropped.to_vec(),
             pruned: vec![],
             not_pruned: None,
+            silent: false,
             rotten_chunks: saved.map_or(0, |saved| saved.rotten),
             stale_digests: draft.base.stale,
             volumes: self.volume_reports(&draft.map.volumes, changed, Some(from)),

@@ -39,6 +39,9 @@ pub struct Report {
     pub pruned: Vec<Generation>,
     /// Why the rules of the pair could not be followed, if they could not.
     pub not_pruned: Option<String>,
+    /// Whether the DPSR disk does not answer any more, now that the generation is there.
+    #[serde(skip)]
+    pub silent: bool,
     /// Chunks that did not match their recorded digest, because they or it had rotted on the DPSR disk, and were put
     /// right; generations before this one keep them damaged.
     pub rotten_chunks: u64,

@@ -83,8 +83,8 @@ fn a_disk_that_hangs_is_told_of_and_not_touched_again() {
         assert_eq!(faults.count(), count, "{state:?}");
     }
     insta::assert_snapshot!(told.join("\n"), @r"
-    writing dpsr: no answer for 120 seconds; the copy is still generation 1; check its cable, then sync again
-    writing dpsr: no answer for 120 seconds; this sync was not rolled back: the next one goes back to generation 1 before anything else, unless the disk completed this one by itself; check its cable, then sync again
-    writing dpsr: no answer for 120 seconds; the copy is not complete yet; the next sync goes on where this one stopped; check its cable, then sync again
+    writing dpsr: no answer for 120 seconds; the copy is still generation 1, unless the disk completed this sync by itself; check its cable, then sync again
+    writing dpsr: no answer for 120 seconds; this sync was not rolled back: the next one goes back to generation 1 before anything else, unless the disk completed this sync by itself; check its cable, then sync again
+    writing dpsr: no answer for 120 seconds; the copy is not complete yet; the next sync goes on where this one stopped, unless the disk completed this sync by itself; check its cable, then sync again
     ");
 }

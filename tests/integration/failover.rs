@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dpsr::changes::Mode;
+use dpsr::disk::faulty::{Fault, Faults, Faulty};
 use dpsr::disk::recorded::{Event, Recorded};
 use dpsr::disk::whole::{read_exact_at, write_all_at};
 use dpsr::disk::{ReadDisk, WriteDisk};
 use dpsr::error::{Kind, Result};
 use dpsr::failback::Parts;
-use dpsr::failback::put_back::{give_up_all, put_back, put_back_whole};
+use dpsr::failback::put_back::{give_up, give_up_all, put_back, put_back_whole};
 use dpsr::failback::target::Target;
 use dpsr::failover::mark::{Marked, go_live, placement};
 use dpsr::failover::stays::Stays;
@@ -21,7 +22,7 @@ use dpsr::progress::Silent;
 use dpsr::store::placement::Placement;
 use dpsr::store::{Contents, Store};
 use dpsr::swap::{self, Swap};
-use dpsr::sync::sync;
+use dpsr::sync::{Request, sync};
 use dpsr::sys::buffer::Buffer;
 use dpsr::units::{Bytes, CHUNK, Chunk, Generation};
 use uuid::Uuid;
@@ -187,7 +188,7 @@ fn nothing_else_touches_a_live_store() {
     refused(stage.world.read(1).unwrap_err());
     let disk: Arc<dyn ReadDisk> = stage.world.disks.dpsr.clone();
     refused(dpsr::scrub::check(&disk, &stage.world.disks.partition, None, &Silent).unwrap_err());
-    let no_undo = dpsr::sync::Request { no_undo: true, ..stage.world.request(Mode::Full) };
+    let no_undo = Request { no_undo: true, ..stage.world.request(Mode::Full) };
     refused(sync(&stage.world.disks, &no_undo, &Silent).unwrap_err());
     assert!(bytes_of(&stage.world.disks.dpsr) == before, "something was written");
 }
@@ -369,6 +370,53 @@ fn what_cannot_be_put_back_now_is_not_given_up() {
     kernel.put(&kernel.live, 3, &good);
     assert_eq!(put_back_whole(&mut store, &Silent).unwrap(), Some(Generation(2)));
     drop(store);
+    stage.world.check_all();
+}
+
+/// A read error while it is put back costs no generation by itself, however often it is begun anew; who waits no longer
+/// says so, and copies afresh.
+#[test]
+fn what_cannot_be_read_to_be_put_back_is_given_up_only_where_that_is_asked_for() {
+    let mut stage = Stage::with(2, whole());
+    live(&stage.world).1.work();
+    opened(&stage.world).mark(State::Returning(Generation(2))).unwrap();
+    let failing = |from| {
+        let faults = Faults::new(from, Fault::Eio, false);
+        let disk = Arc::new(Faulty::new(stage.world.disks.dpsr.clone(), faults.clone()));
+        let store = Store::open(disk, stage.world.disks.partition.clone(), Owner::default()).unwrap();
+        (store, faults)
+    };
+    let opening = failing(u64::MAX).1.count();
+    let (mut store, faults) = failing(opening);
+    assert_eq!(put_back(&mut store, &Silent).unwrap_err().kind(), Kind::Device);
+    assert!(faults.struck());
+    drop(store);
+    assert_eq!(stage.world.contents().superblock.state, State::Returning(Generation(2)));
+    let before = bytes_of(&stage.world.disks.dpsr);
+    let no_undo = Request { no_undo: true, ..stage.world.request(Mode::Full) };
+    for request in [stage.world.request(Mode::Digest), Request { dry_run: true, ..no_undo.clone() }] {
+        let error = sync(&stage.world.disks, &request, &Silent).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("'dpsr sync --full --no-undo' gives up all history"), "{error}");
+    }
+    assert!(bytes_of(&stage.world.disks.dpsr) == before, "something was written");
+
+    let start = stage.disk.fork();
+    let given_up = recorded(&stage, |store| give_up(store, Generation(2)).unwrap());
+    each_cut(&stage, &start, &given_up, |world| {
+        let State::Returning(_) = world.contents().superblock.state else {
+            assert!(world.generations().is_empty());
+            return;
+        };
+        assert_eq!(put_back(&mut opened(&world), &Silent).unwrap(), Some(Generation(2)));
+        world.check_all();
+    });
+    stage.disk = Arc::new(start);
+    stage.world.disks.dpsr = stage.disk.clone();
+    let report = sync(&stage.world.disks, &no_undo, &Silent).unwrap();
+    assert_eq!((report.generation, stage.world.generations()), (Generation(3), vec![3]));
+    assert!(stage.world.contents().index.objects.iter().all(|object| object.kind != LIVE_STORE));
+    stage.world.expected.insert(3, stage.world.visible());
     stage.world.check_all();
 }
 
