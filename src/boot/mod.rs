@@ -150,7 +150,8 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
 
 /// Tells the machine's own initramfs images what the record of a pair says now. Whether each of them has it.
 pub fn tell_own(dir: &Path, pair: &str) -> bool {
-    own::tell(root(), dir, pair).map(|told| told == own::Told::All).unwrap_or_else(|error| {
+    let told = alone().and_then(|_alone| own::tell(root(), dir, pair));
+    told.map(|told| told == own::Told::All).unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
         false
     })

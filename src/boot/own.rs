@@ -166,6 +166,8 @@ fn appended(image: &Path, archive: &[u8], before: &Stamp) -> io::Result<()> {
         let mut file = File::options().append(true).open(&new)?;
         file.write_all(&vec![0; ((len + ZEROS).next_multiple_of(BLOCK) - len) as usize])?;
         file.write_all(archive)?;
+        // Which takes its time: only after it is the image looked at once more.
+        file.sync_all()?;
         if Stamp::of(image)? != *before {
             return Err(io::Error::other("somebody makes it anew"));
         }

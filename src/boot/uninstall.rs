@@ -47,18 +47,32 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     config.boot = false;
     config::save(dir, &config)?;
     let menu = menu_as_before(dir, &config.name);
-    if store.dpsr.store.bios_boot.is_some() {
-        bios::clear(store.dpsr.as_ref())?;
-    }
+    let by_bios = store.dpsr.store.bios_boot.is_some();
+    let cleared = if by_bios { bios::clear(store.dpsr.as_ref()) } else { Ok(()) };
     // The claim on the whole disk would keep its partition from being mounted.
     drop(store);
     // Whatever comes of that disk, this machine is not to start from it any more.
     let emptied = open::store(dir, Some(&config.name)).and_then(|store| emptied(&store));
-    if nvram::is_there(root()) {
-        nvram::clear(&config.name)?;
+    all_but(cleared.and(emptied).and(unlisted(&config.name)), as_before(dir, &config.name, menu))
+}
+
+/// Takes the pair out of the firmware's list.
+fn unlisted(pair: &str) -> Result<()> {
+    if nvram::is_there(root()) { nvram::clear(pair) } else { Ok(()) }
+}
+
+/// What comes of it where a part may have failed, which kept no other from being done.
+fn all_but(part: Result<()>, done: Result<Uninstalled>) -> Result<Uninstalled> {
+    match (part, done) {
+        (Ok(()), done) => done,
+        (Err(error), Ok(_)) => {
+            Err(error.left("all else that boots was taken away").next("run the same command again"))
+        }
+        (Err(other), Err(error)) => {
+            tracing::warn!("{other}, ignoring: the same command, run again, tries that once more");
+            Err(error)
+        }
     }
-    let done = as_before(dir, &config.name, menu)?;
-    emptied.map(|()| done)
 }
 
 /// Takes everything off the ESP, where there is one.
@@ -107,10 +121,7 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     config.boot = false;
     config::save(dir, &config)?;
     let menu = menu_as_before(dir, &config.name);
-    if nvram::is_there(root()) {
-        nvram::clear(&config.name)?;
-    }
-    as_before(dir, &config.name, menu)
+    all_but(unlisted(&config.name), as_before(dir, &config.name, menu))
 }
 
 /// Takes what leads to the DPSR disk out of the primary's own menu, unless another pair boots. Whether there was anything.

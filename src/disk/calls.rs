@@ -155,7 +155,8 @@ impl<C: Callee> Calls<C> {
 
     /// Zeroes `range`, which is no longer than [`ZEROED`].
     pub(super) fn zero(&self, range: &Range<Bytes>) -> io::Result<()> {
-        self.with(|caller| caller.call(Call::Zero(range.clone()), self.deadline)).map(drop)
+        // The kernel's own timeout for it is several times that of a write. (`SD_WRITE_SAME_TIMEOUT`)
+        self.with(|caller| caller.call(Call::Zero(range.clone()), 2 * self.deadline)).map(drop)
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {
