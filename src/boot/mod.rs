@@ -66,6 +66,9 @@ pub struct Updated {
     pub esp_made: bool,
     /// The kernel the DPSR disk starts now.
     pub kernel: String,
+    /// Whether each of the primary's own initramfs images has the record of the pair now, where that was seen to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary_told: Option<bool>,
     /// Where a new initramfs came from; `None` where the present one still serves.
     pub initramfs: Option<Made>,
     /// What else was written: loaders, menu, recovery card, the firmware's list.
@@ -98,7 +101,9 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
         config.boot = true;
         config::save(dir, &config)?;
     }
-    Ok(Updated { esp_made: made, ..brought_up_to_date(dir, &config.name)? })
+    // Before that, too: it may have a copy of the image.
+    let primary_told = Some(told_all(dir, &config.name, own::Whom::Each));
+    Ok(Updated { esp_made: made, primary_told, ..brought_up_to_date(dir, &config.name)? })
 }
 
 /// Brings what the DPSR disk boots up to date; writes only what differs.
@@ -150,8 +155,14 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
 
 /// Tells the machine's own initramfs images what the record of a pair says now. Whether each of them has it.
 pub fn tell_own(dir: &Path, pair: &str) -> bool {
-    let told = alone().and_then(|_alone| own::tell(root(), dir, pair));
-    told.map(|told| told == own::Told::All).unwrap_or_else(|error| {
+    alone().map(|_alone| told_all(dir, pair, own::Whom::Knowing)).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
+        false
+    })
+}
+
+fn told_all(dir: &Path, pair: &str, whom: own::Whom) -> bool {
+    own::tell(root(), dir, pair, whom).map(|told| told == own::Told::All).unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
         false
     })

@@ -16,6 +16,9 @@ use crate::units::MIB;
 /// Where dpsr's dracut module notes the images that it was put into, below the root: a file for each kernel.
 const NOTES: &str = "var/lib/dpsr/initramfs";
 
+/// What reads the records, in an image.
+const PROGRAM: &str = "usr/lib/dpsr/dpsr-initrd";
+
 /// A compressed archive ends anywhere; one that is not begins at a multiple of four, after so many zeros at least: one by
 /// lz4 ends with them.
 const BLOCK: u64 = 512;
@@ -24,22 +27,31 @@ const ZEROS: u64 = 4;
 /// How much of the end of an image is looked at for what was appended: records of pairs are small.
 const END: u64 = MIB;
 
+/// Which images are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Those that have an older record of the pair.
+    Knowing,
+    /// Each with dpsr in it.
+    Each,
+}
+
 /// Which images have what the record of a pair says now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Each there is.
     All,
-    /// Some; the others have no record of that pair.
+    /// Some; the others have no record of that pair, or no dpsr that would read it.
     Some,
     /// There may be one that has an older record.
     NotAll,
 }
 
-/// Tells each image that has the record of `pair` in it what that says now; the record lies in `dir`.
+/// Tells images what the record of `pair` says now; it lies in `dir`.
 ///
 /// An image counts as made when it was changed, so one that is out of date otherwise stays as it is. So does what somebody
 /// may have signed.
-pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<Told> {
+pub fn tell(root: &Path, dir: &Path, pair: &str, whom: Whom) -> Result<Told> {
     let name = format!("etc/dpsr/{pair}.toml");
     let record = root.join(&name);
     if dir.join(format!("{pair}.toml")) != record {
@@ -53,7 +65,7 @@ pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<Told> {
     }
     let mut told = Told::All;
     for image in images {
-        let known = one(root, &image, &name, &archive).unwrap_or_else(|error| {
+        let known = one(root, &image, &name, &archive, whom).unwrap_or_else(|error| {
             tracing::warn!("{error}, ignoring: it may have an older record of the pair {pair}");
             Some(false)
         });
@@ -75,8 +87,8 @@ pub fn tell(root: &Path, dir: &Path, pair: &str) -> Result<Told> {
     Ok(told)
 }
 
-/// Whether an image has what the record `name` says now; `None` where it has no such record.
-fn one(root: &Path, image: &Image, name: &str, archive: &[u8]) -> Result<Option<bool>> {
+/// Whether an image has what the record `name` says now; `None` where it is none of those that are told.
+fn one(root: &Path, image: &Image, name: &str, archive: &[u8], whom: Whom) -> Result<Option<bool>> {
     let (file, record) = (&image.file, root.join(name));
     let failed = |error: io::Error| Error::device("adding a record to", file.display().to_string(), &error);
     if kernel::is_newer(file, &record) {
@@ -86,7 +98,11 @@ fn one(root: &Path, image: &Image, name: &str, archive: &[u8]) -> Result<Option<
     if is_signed(file).map_err(failed)? {
         return Ok(Some(false));
     }
-    if !has(image, name)? {
+    let is_told = match whom {
+        Whom::Knowing => has(image, name)?,
+        Whom::Each => reads_records(image, name)?,
+    };
+    if !is_told {
         return Ok(None);
     }
     if !kernel::is_current(root, &image.kernel, file, &record) {
@@ -146,6 +162,16 @@ fn has(image: &Image, record: &str) -> Result<bool> {
         )
         .on(file)),
     }
+}
+
+/// Whether dpsr is in an image: what the note says was so when it was made with dpsr last.
+fn reads_records(image: &Image, record: &str) -> Result<bool> {
+    let file = image.file.display().to_string();
+    if ends_with(&image.file, record).map_err(|error| Error::device("reading", &file, &error))? {
+        return Ok(true);
+    }
+    let files = tool::run_within(IMAGE, "lsinitrd", "dracut", &[&file])?;
+    Ok(files.lines().any(|line| line.ends_with(PROGRAM)))
 }
 
 /// Whether the last of an image, which is not compressed where something was appended, names the record.
@@ -245,8 +271,9 @@ mod tests {
 
     #[test]
     fn an_image_is_told_once_and_only_where_it_is_current() {
-        let tell =
-            |root: &tempfile::TempDir| tell(root.path(), &root.path().join("etc/dpsr"), "system").unwrap();
+        let tell = |root: &tempfile::TempDir| {
+            super::tell(root.path(), &root.path().join("etc/dpsr"), "system", Whom::Knowing).unwrap()
+        };
         let size =
             |root: &tempfile::TempDir| root.path().join("boot/initrd.img-6.1").metadata().unwrap().len();
         let root = machine(["image", "record"]);
@@ -269,7 +296,7 @@ mod tests {
         fs::write(root.path().join("boot/other.img"), "").unwrap();
         fs::write(root.path().join(NOTES).join("6.1"), "image=/boot/other.img\n").unwrap();
         assert_eq!(tell(&root), Told::NotAll, "another was made of the same kernel");
-        let elsewhere = super::tell(root.path(), Path::new("/nowhere"), "system").unwrap();
+        let elsewhere = super::tell(root.path(), Path::new("/nowhere"), "system", Whom::Each).unwrap();
         assert_eq!(elsewhere, Told::NotAll, "what an initramfs has is of /etc/dpsr");
     }
 }

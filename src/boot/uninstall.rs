@@ -145,9 +145,11 @@ fn as_before(dir: &Path, pair: &str, menu: bool) -> Result<Uninstalled> {
     // One that was cut off serves nobody.
     let switched = if others(dir)? && !switch::is_unfinished(root()) { false } else { switch::undo(root())? };
     let known = switched
-        || own::tell(root(), dir, pair).map(|told| told != own::Told::NotAll).unwrap_or_else(|error| {
-            tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
-            false
-        });
+        || own::tell(root(), dir, pair, own::Whom::Knowing)
+            .map(|told| told != own::Told::NotAll)
+            .unwrap_or_else(|error| {
+                tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
+                false
+            });
     Ok(Uninstalled { menu, switched, known })
 }

@@ -20,7 +20,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
         BootVerb::Install(args) => {
             let switched = switched(args)?;
             let args = &args.done;
-            updated(args, boot::install).map_err(|error| match switched {
+            let done = updated(args, boot::install).map_err(|error| match switched {
                 true => error.replace_left(
                     "dracut makes the initramfs images now, which 'dpsr boot uninstall' takes back; the DPSR disk boots \
                      what it booted before",
@@ -30,7 +30,10 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             if args.json {
                 return Ok(());
             }
-            say("'dracut --force', and a restart, let the primary's own initramfs know of it.");
+            say(match done.primary_told {
+                Some(true) => "The primary's own initramfs knows of it from the next start on.",
+                _ => "'dracut --force', and a restart, let the primary's own initramfs know of it.",
+            });
             if boot::is_started_by_systemd_boot() {
                 say(
                     "The next kernel-install adds entries that start the copy to the primary's own boot menu.",
@@ -40,7 +43,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             }
             Ok(())
         }
-        BootVerb::Update(args) => updated(args, boot::update),
+        BootVerb::Update(args) => updated(args, boot::update).map(drop),
         BootVerb::Status(args) => status(args),
         BootVerb::Uninstall(args) => {
             let (dir, pair) = (&args.common.config_dir, args.common.pair.as_deref());
@@ -98,11 +101,11 @@ fn switched(args: &BootInstall) -> Result<bool> {
 
 type Act = fn(&Path, Option<&str>) -> Result<Updated>;
 
-fn updated(args: &BootDone, act: Act) -> Result<()> {
+fn updated(args: &BootDone, act: Act) -> Result<Updated> {
     let done = act(&args.common.config_dir, args.common.pair.as_deref())?;
     warn(&done);
     if args.json {
-        return say_json(&done);
+        return say_json(&done).map(|()| done);
     }
     if done.esp_made {
         say("The ESP of the DPSR disk was made.");
@@ -117,7 +120,7 @@ fn updated(args: &BootDone, act: Act) -> Result<()> {
     if !done.written.is_empty() {
         say(format_args!("Written: {}.", done.written.join(", ")));
     }
-    Ok(())
+    Ok(done)
 }
 
 /// What did not go as it should.

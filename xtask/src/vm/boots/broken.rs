@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr, swaps};
+use super::failover::{made_bootable, mark, marked, on, restarted, stands_on_dpsr, swaps};
 use super::{PATIENCE, Rig, booted, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
 use crate::vm::machine::{Disk, Machine, Start};
@@ -94,8 +94,7 @@ pub(super) fn with_entry(rig: &Rig, more: &str) -> Result<Machine> {
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
     machine.guest()?.ok(&format!("printf '{more}' >>/etc/dpsr/system.toml"))?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     entry_of_primary(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     Ok(machine)

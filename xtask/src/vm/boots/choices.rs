@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::failover::{marked, on, record_in_initramfs, restarted, stands_on_dpsr, two_generations};
+use super::failover::{made_bootable, marked, on, restarted, stands_on_dpsr, two_generations};
 use super::unwrapped::{PLAIN, stands_on, tells};
 use super::{PATIENCE, Rig, dpsr_json, init, is_the_primary, say};
 use crate::Result;
@@ -41,8 +41,7 @@ fn prepared(rig: &Rig) -> Result<()> {
     init(&mut machine)?;
     let ask = format!("printf '\\n[failover]\\npolicy = \"auto\"\\nmax_age = 1\\n' >>{RECORD}");
     machine.guest()?.ok(&ask)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     two_generations(&mut machine)?;
     machine.shut_down()

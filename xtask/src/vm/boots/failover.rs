@@ -39,8 +39,7 @@ pub(super) fn on(rig: &Rig, start: Start, disks: &[&Disk], what: &str) -> Result
 pub(super) fn wrapped(rig: &Rig, both: [&Disk; 2]) -> Result<Machine> {
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     Ok(machine)
 }
@@ -60,9 +59,8 @@ fn prepared(rig: &Rig) -> Result<[Startup; 2]> {
     is_the_primary(&mut machine)?;
     let normal = startup(&mut machine)?;
     init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
+    made_bootable(&mut machine)?;
     directly_after_the_primary(&mut machine)?;
-    record_in_initramfs(&mut machine)?;
     root_by_partuuid(&mut machine)?;
     entry_of_its_own(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
@@ -141,6 +139,13 @@ fn directly_after_the_primary(machine: &mut Machine) -> Result<()> {
 pub(super) fn root_by_partuuid(machine: &mut Machine) -> Result<()> {
     let change = format!("s/root=UUID={ROOT_UUID}/root=PARTUUID={ROOT_PARTUUID}/");
     machine.guest()?.ok(&format!("sed --in-place {change} /boot/grub/grub.cfg && sync")).map(drop)
+}
+
+/// Makes the DPSR disk bootable; what was done. The primary's own initramfs, which has dpsr in it, knows of it then.
+pub(super) fn made_bootable(machine: &mut Machine) -> Result<Json> {
+    let done = dpsr_json(machine, "boot install")?;
+    must(done.find("primary_told") == Some(&Json::Bool(true)), || format!("{done:?}"))?;
+    Ok(done)
 }
 
 /// Puts the record of the pair into the primary's initramfs, as `dracut --force` does: that takes minutes in

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Both disks are there, in whatever order they are found: the system is always the primary, never its copy.
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::failover::{made_bootable, mark, marked, on, restarted, stands_on_dpsr};
+use super::{Rig, dpsr, init, is_the_primary};
 use crate::Result;
 use crate::vm::machine::{Machine, Start};
 use crate::vm::{PRIMARY, must};
@@ -21,8 +21,7 @@ pub(super) fn changing_order(rig: &Rig) -> Result<()> {
     let mut machine = on(rig, Start::Uefi, &orders[0], "the primary, not wrapped")?;
     init(&mut machine)?;
     // Only one that knows that the DPSR disk boots could start a copy.
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     dpsr(&mut machine, "sync")?;
     let names = named(&mut machine)?;

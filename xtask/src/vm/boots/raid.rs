@@ -2,7 +2,7 @@
 //! The primary is an array of two disks. One of them alone is a primary that is there: losing it is what an array is
 //! for.
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
+use super::failover::{made_bootable, mark, marked, on, restarted, stands_on_dpsr};
 use super::{Rig, booted, dpsr, dpsr_json, init, is_the_primary};
 use crate::Result;
 use crate::vm::machine::Start;
@@ -13,9 +13,8 @@ pub(super) fn half_an_array(rig: &Rig) -> Result<()> {
     let mut machine = on(rig, Start::Uefi, &[&rig.primary, &rig.dpsr], "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
     init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    // Once the record says that the DPSR disk boots: only then a copy would be started instead.
-    record_in_initramfs(&mut machine)?;
+    // Only where its initramfs knows that the DPSR disk boots a copy would be started instead.
+    made_bootable(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     stands_on_dpsr(&mut machine)?;
     mark(&mut machine, "first")?;

@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
+use super::failover::{made_bootable, mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
 use super::order::NAMES;
 use super::{PATIENCE, Rig, dpsr, dpsr_json, init, is_the_primary, say};
 use crate::Result;
@@ -44,8 +44,7 @@ pub(super) fn onto_a_blank_disk(rig: &Rig) -> Result<()> {
     let both = [&rig.primary, &rig.dpsr];
     let mut machine = on(rig, Start::Uefi, &both, "the primary, not wrapped")?;
     init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     restarted(&mut machine, "the primary, wrapped")?;
     mark(&mut machine, "first")?;
     dpsr(&mut machine, "sync")?;

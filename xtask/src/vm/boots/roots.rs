@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::failover::{
-    back, mark, marked, on, record_in_initramfs, restarted, root_by_partuuid, stands_on_dpsr, startup, swaps,
+    back, made_bootable, mark, marked, on, restarted, root_by_partuuid, stands_on_dpsr, startup, swaps,
     two_generations,
 };
 use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
@@ -98,8 +98,7 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     let mut machine = on(rig, first, &both, "the primary, not wrapped")?;
     is_the_primary(&mut machine)?;
     init(&mut machine)?;
-    dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    made_bootable(&mut machine)?;
     if by_partuuid {
         root_by_partuuid(&mut machine)?;
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! With Secure Boot: what starts from the DPSR disk is signed from the first program to the kernel.
 
-use super::failover::{mark, marked, on, record_in_initramfs, restarted, stands_on_dpsr};
-use super::{Rig, dpsr, dpsr_json, init, is_the_primary};
+use super::failover::{made_bootable, mark, marked, on, restarted, stands_on_dpsr};
+use super::{Rig, dpsr, init, is_the_primary};
 use crate::Result;
 use crate::json::Json;
 use crate::vm::machine::{Machine, Start};
@@ -13,8 +13,7 @@ pub(super) fn secure_boot(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     is_secure(&mut machine)?;
     init(&mut machine)?;
-    let done = dpsr_json(&mut machine, "boot install")?;
-    record_in_initramfs(&mut machine)?;
+    let done = made_bootable(&mut machine)?;
     must(done.find("uefi_signed") == Some(&Json::Bool(true)), || format!("{done:?}"))?;
     restarted(&mut machine, "the primary, wrapped")?;
     stands_on_dpsr(&mut machine)?;
