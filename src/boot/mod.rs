@@ -102,7 +102,7 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
         config::save(dir, &config)?;
     }
     // Before that, too: it may have a copy of the image.
-    let primary_told = Some(told_all(dir, &config.name, own::Whom::Each));
+    let primary_told = Some(none_is_older(dir, &config.name, own::Whom::Each));
     Ok(Updated { esp_made: made, primary_told, ..brought_up_to_date(dir, &config.name)? })
 }
 
@@ -153,19 +153,24 @@ pub fn needed_switch(dir: &Path, name: Option<&str>) -> Result<Option<Switch>> {
     switch::planned().map(Some)
 }
 
-/// Tells the machine's own initramfs images what the record of a pair says now. Whether each of them has it.
+/// Tells the machine's own initramfs images that have a record of the pair what that says now. Whether none has an older
+/// one.
 pub fn tell_own(dir: &Path, pair: &str) -> bool {
-    alone().map(|_alone| told_all(dir, pair, own::Whom::Knowing)).unwrap_or_else(|error| {
+    alone().map(|_alone| none_is_older(dir, pair, own::Whom::Knowing)).unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
         false
     })
 }
 
-fn told_all(dir: &Path, pair: &str, whom: own::Whom) -> bool {
-    own::tell(root(), dir, pair, whom).map(|told| told == own::Told::All).unwrap_or_else(|error| {
+fn none_is_older(dir: &Path, pair: &str, whom: own::Whom) -> bool {
+    let told = own::tell(root(), dir, pair, whom).unwrap_or_else(|error| {
         tracing::warn!("{error}, ignoring: an initramfs may have an older record of the pair {pair}");
-        false
-    })
+        own::Told::NotAll
+    });
+    match whom {
+        own::Whom::Knowing => told != own::Told::NotAll,
+        own::Whom::Each => told == own::Told::All,
+    }
 }
 
 /// Whether the primary's own menu is that of systemd-boot.

@@ -32,7 +32,10 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             }
             say(match done.primary_told {
                 Some(true) => "The primary's own initramfs knows of it from the next start on.",
-                _ => "'dracut --force', and a restart, let the primary's own initramfs know of it.",
+                _ => {
+                    "'dracut --force' (with --regenerate-all: of every kernel), and a restart, let the primary's own \
+                     initramfs know of it."
+                }
             });
             if boot::is_started_by_systemd_boot() {
                 say(

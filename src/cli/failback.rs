@@ -48,7 +48,7 @@ fn act(args: &Failback, planned: Planned, store: OpenStore) -> Result<Begun> {
 fn tell(plan: &FailbackPlan, begun: Begun) {
     say(format_args!("Copied to {}; the last pass found {} that had changed.", plan.target, begun.last_pass));
     match (begun.recorded, begun.known) {
-        (true, true) => say("The pair's record names this disk now, in the initramfs, too."),
+        (true, true) => say("The pair's record names this disk now, in each initramfs that has it, too."),
         (true, false) => say(
             "The pair's record names this disk now: rebuild the initramfs ('dracut --force') before the restart.",
         ),

@@ -125,7 +125,7 @@ pub struct Begun {
     pub last_pass: Bytes,
     /// Whether the record of the pair names another disk now.
     pub recorded: bool,
-    /// Whether the initramfs images, which are copied with the rest, have that record.
+    /// Whether no initramfs image has an older one; they are copied with the rest.
     pub known: bool,
 }
 
