@@ -15,9 +15,10 @@ use crate::disk::ReadDisk;
 use crate::disk::file::{Access, FileDisk};
 use crate::dm::Mapper;
 use crate::error::{Error, Kind, Result};
+use crate::failback::target::Target;
 use crate::format::index;
 use crate::format::moment::Moment;
-use crate::format::superblock::Owner;
+use crate::format::superblock::{Owner, State};
 use crate::keep::Rules;
 use crate::live::on_dpsr;
 use crate::pair::lock::Mode;
@@ -183,6 +184,25 @@ impl Held for Primary {
 type Reader = (Arc<dyn ReadDisk>, Arc<dyn Held>);
 
 /// Opens both disks; `reader` says what a sync reads the proven primary through.
+/// Refuses the disk that was the primary before a way back to another one was begun, whose end failed: what is newer is on
+/// that one.
+fn refuse_before_the_way_back(config: &PairConfig, contents: &Contents, primary: &str) -> Result<()> {
+    let state = contents.superblock.state;
+    match Target::in_store(contents) {
+        Some(target) if matches!(state, State::Returning(_)) && !target.is_recorded(config) => {
+            let why = format!(
+                "the machine went back to another disk, {}, which holds what is newer",
+                target.name()
+            );
+            Err(Error::new(Kind::Refused, "syncing from", why)
+                .on(primary)
+                .left("nothing was written")
+                .next("start the machine from that disk"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn opened_pair(
     dir: &Path,
     config: PairConfig,
@@ -194,6 +214,7 @@ fn opened_pair(
     let contents = contents::read(&pair.dpsr, &pair.dpsr.store.range)?;
     if let Some(contents) = &contents {
         belongs(&config, &pair.dpsr, contents)?;
+        refuse_before_the_way_back(&config, contents, &pair.primary.probe.name())?;
     }
     let mut volumes = volumes_of(&config, &pair.primary.table);
     check_twins(&config, &volumes, &pair.primary.probe.name())?;
@@ -341,7 +362,7 @@ fn looked(look: impl Fn() -> Result<OpenStore>) -> Result<OpenStore> {
     let mut looks = 1;
     loop {
         match look() {
-            Err(_) if looks < LOOKS => sleep(BETWEEN_LOOKS),
+            Err(error) if looks < LOOKS && !error.is_unanswered() => sleep(BETWEEN_LOOKS),
             outcome => return outcome,
         }
         looks += 1;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::failback::target::Target;
 use crate::format::superblock::State;
 use crate::open;
-use crate::pair::open::{PrimaryUse, is_there_twice, open_primary};
+use crate::pair::open::{PrimaryUse, is_there_twice, open_primary, open_recorded};
 use crate::pair::probe::Probe;
 use crate::pair::sysfs::Roots;
 use crate::pair::table::Table;
@@ -52,6 +52,9 @@ pub struct StoreSeen {
 pub fn primary(config: &PairConfig, home: Option<&Target>) -> Presence {
     let recorded = config.clone();
     let found = in_time(PATIENCE, move || looked(&recorded));
+    let recorded = config.clone();
+    // It may be another disk that does not answer, which was asked whether it is the primary, too.
+    let found = found.or_else(|| in_time(PATIENCE, move || at_its_path(&recorded)).flatten());
     let found = found.unwrap_or_else(|| Presence::Missing("it does not answer".to_owned()));
     let Some(home) = home.filter(|_| found != Presence::There) else { return found };
     let there = home.becomes_primary(config, config.primary.path.clone());
@@ -94,6 +97,12 @@ fn looked(config: &PairConfig) -> Presence {
             None => Presence::Missing("no disk is the recorded one".to_owned()),
         },
     }
+}
+
+/// The recorded disk at its recorded path, whatever others there are.
+fn at_its_path(config: &PairConfig) -> Option<Presence> {
+    let primary = open_recorded(&Roots::default(), config).ok()?;
+    readable(&primary.disk, &primary.table).ok().map(|()| Presence::There)
 }
 
 /// The disk that is the primary by all it says, though not by what is on it.

@@ -84,6 +84,13 @@ pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Resu
     Ok(Pair { config: config.clone(), primary, dpsr })
 }
 
+/// Opens and proves the primary at its recorded path, for reading only, without a look at any other disk.
+pub fn open_recorded(roots: &Roots, config: &PairConfig) -> Result<Primary> {
+    let path = &config.primary.path;
+    let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, path, Access::Read)?;
+    Ok(Primary { disk, probe, table: evidence, _lock: None })
+}
+
 /// Opens and proves the primary alone, for reading only.
 pub fn open_primary(roots: &Roots, config: &PairConfig, how: PrimaryUse) -> Result<Primary> {
     let path = locate(roots, &config.primary)?;

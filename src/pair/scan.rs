@@ -28,8 +28,7 @@ pub(super) fn locate<I: Identity>(roots: &Roots, identity: &I) -> Result<PathBuf
 
 /// Whether more than one disk is known to pass the whole proof.
 pub fn are_several<I: Identity>(roots: &Roots, identity: &I) -> bool {
-    let known = |found: Vec<BlockNode>| without_paths(found).len() > 1;
-    identity.telling() && candidates(roots, identity, |_| true).is_ok_and(known)
+    identity.telling() && candidates(roots, identity, |_| true).is_ok_and(|found| found.len() > 1)
 }
 
 /// A second disk that passes the whole proof cannot be told from the first, whatever the proof rests on:
@@ -40,7 +39,9 @@ fn only_one<I: Identity>(roots: &Roots, identity: &I, here: &Proven<I::Evidence>
     let same = |other: &BlockNode| {
         related(&node, other) || here.probe.inode.is_some() && backing_inode(other) == here.probe.inode
     };
-    match without_paths(candidates(roots, identity, |other| !same(other))?).first() {
+    // The recorded one is there, whatever the other is.
+    let others = candidates(roots, identity, |other| !same(other));
+    match others.map_err(|error| error.or_next("or detach it"))?.first() {
         Some(other) => Err(clones(identity, identity.path(), &other.path())),
         None => Ok(()),
     }
@@ -52,7 +53,7 @@ fn elsewhere<I: Identity>(roots: &Roots, identity: &I, found: Error) -> Result<P
         return Err(found);
     }
     let candidates = if identity.telling() { candidates(roots, identity, |_| true)? } else { Vec::new() };
-    match &without_paths(candidates)[..] {
+    match &candidates[..] {
         [only] => Ok(only.path()),
         [first, second, ..] => Err(clones(identity, &first.path(), &second.path())),
         [] => {
@@ -72,7 +73,7 @@ fn clones<I: Identity>(identity: &I, first: &Path, second: &Path) -> Error {
 }
 
 /// Every disk that passes the proof, of those that are asked. Only disks of the recorded size are opened, so that no other
-/// one is woken up.
+/// one is woken up; of a multipath device none of the paths.
 ///
 /// # Errors
 /// Where one that may be the recorded disk does not answer: another that passes may be a clone of it.
@@ -83,8 +84,9 @@ fn candidates<I: Identity>(
 ) -> Result<Vec<BlockNode>> {
     let sectors = (identity.size().0 / SECTOR).to_string();
     let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
+    let all = without_paths(roots.all().into_iter().filter(fits).collect());
     let mut found = Vec::new();
-    for node in roots.all().into_iter().filter(|node| fits(node) && asked(node)) {
+    for node in all.into_iter().filter(asked) {
         match open(roots, identity, &node.path(), Access::Read) {
             Ok(_) => found.push(node),
             Err(error) if error.is_unanswered() => return Err(error),

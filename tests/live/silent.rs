@@ -112,13 +112,7 @@ fn a_clone_does_not_pass_for_a_disk_that_is_silent_under_another_name() {
         shell::ok(&format!("losetup --find {clone} && dmsetup rename silent other && udevadm settle"));
         let before = shell::ok(&format!("sha256sum {clone}"));
 
-        shell::ok("dmsetup suspend --noflush --nolockfs other");
-        let mut said = Said::new();
-        let mut command = world.command(&["sync", "--offline"]);
-        let mut child = command.env("DPSR_DEADLINE", DEADLINE).stderr(said.stderr()).spawn().unwrap();
-        said.wait_for("no answer for 6 seconds");
-        shell::ok("dmsetup resume other");
-        let (code, told) = said.end(&mut child);
+        let (code, told) = while_silent(world, "other");
         assert_eq!(code, Some(7), "{told}");
         assert!(told.contains("opening the DPSR disk /dev/mapper/other: "), "{told}");
 
@@ -127,5 +121,27 @@ fn a_clone_does_not_pass_for_a_disk_that_is_silent_under_another_name() {
         shell::ok("losetup --detach-all && udevadm settle");
         assert_eq!(shell::ok(&format!("sha256sum {clone}")), before, "nothing was written to it");
         assert_eq!(world.json(&["sync", "--offline"])["generation"], 2);
+
+        // Nor is one that may be a clone left out of account where the disk itself is where it was.
+        shell::ok("dmsetup rename other silent && udevadm settle");
+        let longer = format!("truncate --size +1M {clone} && losetup --find --show {clone}");
+        let table = format!("echo 0 {} linear $({longer}) 0", size / 512);
+        shell::ok(&format!("{table} | dmsetup create twin && udevadm settle"));
+        let (code, told) = while_silent(world, "twin");
+        assert_eq!(code, Some(7), "{told}");
+        assert!(told.contains("/dev/mapper/twin: ") && told.contains("or detach it"), "{told}");
+        shell::ok("dmsetup remove twin");
+        assert_eq!(world.json(&["sync", "--offline"])["generation"], 3);
     });
+}
+
+/// What a sync says while the device-mapper device `name` does not answer.
+fn while_silent(world: &World, name: &str) -> (Option<i32>, String) {
+    shell::ok(&format!("dmsetup suspend --noflush --nolockfs {name}"));
+    let mut said = Said::new();
+    let mut command = world.command(&["sync", "--offline"]);
+    let mut child = command.env("DPSR_DEADLINE", DEADLINE).stderr(said.stderr()).spawn().unwrap();
+    said.wait_for("no answer for 6 seconds");
+    shell::ok(&format!("dmsetup resume {name}"));
+    said.end(&mut child)
 }
