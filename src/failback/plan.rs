@@ -340,7 +340,7 @@ impl Planned {
             config::save(dir, &now).map_err(|error| error.left(unfinished).next(again))?;
         }
         remember(&self.roots, &config, &target, self.stays.is_some())
-            .map_err(|error| error.left(unfinished).next(again))?;
+            .map_err(|error| error.replace_left(unfinished).next(again))?;
         // In whatever order it is stopped: the machine goes back, and tells where it is not wrapped.
         let known = boot::tell_own(dir, &config.name);
         Ok(Begun { last_pass, recorded, known })

@@ -132,7 +132,11 @@ fn open(disks: &Disks, request: &Request) -> Result<Store> {
     };
     match store.contents.superblock.state {
         // What was kept may never be read again; the primary, which was proven, holds what is newer.
-        State::Returning(from) if request.no_undo && !request.dry_run => put_back::give_up(&mut store, from)?,
+        State::Returning(from) if request.no_undo && !request.dry_run => {
+            let left = "the store is as it was, or has no generation any more";
+            put_back::give_up(&mut store, from)
+                .map_err(|error| error.replace_left(left).next("sync so again"))?;
+        }
         _ => store.contents.refuse_in_use("syncing to").map_err(|error| error.on(disks.dpsr.name()))?,
     }
     if !request.dry_run {
@@ -190,6 +194,9 @@ impl Session<'_> {
     /// be told. What it was given last it may still take.
     fn leave(&self, error: Error) -> Error {
         let left = match self.store.contents.superblock.state {
+            State::Clean(generation) if self.request.no_undo => {
+                format!("the copy is generation {generation}, or none any more, as its history is given up")
+            }
             State::Clean(generation) => format!("the copy is still generation {generation}"),
             State::Updating { from, .. } => format!(
                 "this sync was not rolled back: the next one goes back to generation {from} before anything else"
