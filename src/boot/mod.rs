@@ -9,8 +9,8 @@
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
 //!
-//! The primary is never written, but for the initramfs generator's working files and, on UEFI machines, the
-//! firmware's list. Nothing on the DPSR disk is written before its identity was proven, by the open descriptor;
+//! The primary is never written, but for the initramfs generator's working files, records behind its initramfs images and,
+//! on UEFI machines, the firmware's list. Nothing on the DPSR disk is written before its identity was proven, by the open descriptor;
 //! its store is not touched at all. Each new file is flushed before the menu that names it replaces the old
 //! one, so that a power cut at any point leaves a disk that boots.
 
@@ -102,7 +102,8 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
         config::save(dir, &config)?;
     }
     // Before that, too: it may have a copy of the image.
-    let primary_told = Some(none_is_older(dir, &config.name, own::Whom::Each));
+    let away = failover::is_under_way();
+    let primary_told = (!away).then(|| none_is_older(dir, &config.name, own::Whom::Each));
     Ok(Updated { esp_made: made, primary_told, ..brought_up_to_date(dir, &config.name)? })
 }
 

@@ -16,9 +16,6 @@ use crate::units::MIB;
 /// Where dpsr's dracut module notes the images that it was put into, below the root: a file for each kernel.
 const NOTES: &str = "var/lib/dpsr/initramfs";
 
-/// What reads the records, in an image.
-const PROGRAM: &str = "usr/lib/dpsr/dpsr-initrd";
-
 /// A compressed archive ends anywhere; one that is not begins at a multiple of four, after so many zeros at least: one by
 /// lz4 ends with them.
 const BLOCK: u64 = 512;
@@ -91,6 +88,9 @@ pub fn tell(root: &Path, dir: &Path, pair: &str, whom: Whom) -> Result<Told> {
 fn one(root: &Path, image: &Image, name: &str, archive: &[u8], whom: Whom) -> Result<Option<bool>> {
     let (file, record) = (&image.file, root.join(name));
     let failed = |error: io::Error| Error::device("adding a record to", file.display().to_string(), &error);
+    if whom == Whom::Each && !reads_records(image, name)? {
+        return Ok(None);
+    }
     if kernel::is_newer(file, &record) {
         return Ok(Some(image.tell(root)));
     }
@@ -98,17 +98,18 @@ fn one(root: &Path, image: &Image, name: &str, archive: &[u8], whom: Whom) -> Re
     if is_signed(file).map_err(failed)? {
         return Ok(Some(false));
     }
-    let is_told = match whom {
-        Whom::Knowing => has(image, name)?,
-        Whom::Each => reads_records(image, name)?,
-    };
-    if !is_told {
+    if whom == Whom::Knowing && !has(image, name)? {
         return Ok(None);
     }
-    if !kernel::is_current(root, &image.kernel, file, &record) {
+    let is_current = || {
+        let same = fs::read(&record).is_ok_and(|now| cpio::archive(&[(name, &now)]) == archive);
+        same && kernel::is_current(root, &image.kernel, file, &record)
+    };
+    if !is_current() {
         return Ok(Some(false));
     }
-    appended(file, archive, &before).map_err(failed)?;
+    appended(file, archive, || Stamp::of(file).is_ok_and(|now| now == before) && is_current())
+        .map_err(failed)?;
     Ok(Some(image.tell(root)))
 }
 
@@ -152,16 +153,21 @@ fn has(image: &Image, record: &str) -> Result<bool> {
         return Ok(true);
     }
     let told = tool::run_within(IMAGE, "lsinitrd", "dracut", &["--file", record, &file])?;
+    let failed = |why: &str| Error::new(Kind::Internal, "looking for the record of a pair in", why).on(&file);
     match told.trim() {
+        // Of what lies in an image in the image it says nothing, either.
+        "" if has_module(image, "squash")? => Err(failed("its files lie in another image inside it")),
         "" => Ok(false),
         text if text.contains("[dpsr]") => Ok(true),
-        _ => Err(Error::new(
-            Kind::Internal,
-            "looking for the record of a pair in",
-            "lsinitrd told something else",
-        )
-        .on(file)),
+        _ => Err(failed("lsinitrd told something else")),
     }
+}
+
+/// Whether a module of dracut is in an image.
+fn has_module(image: &Image, module: &str) -> Result<bool> {
+    let modules =
+        tool::run_within(IMAGE, "lsinitrd", "dracut", &["--mod", &image.file.display().to_string()])?;
+    Ok(modules.lines().any(|line| line.trim() == module))
 }
 
 /// Whether dpsr is in an image: what the note says was so when it was made with dpsr last.
@@ -170,8 +176,7 @@ fn reads_records(image: &Image, record: &str) -> Result<bool> {
     if ends_with(&image.file, record).map_err(|error| Error::device("reading", &file, &error))? {
         return Ok(true);
     }
-    let files = tool::run_within(IMAGE, "lsinitrd", "dracut", &[&file])?;
-    Ok(files.lines().any(|line| line.ends_with(PROGRAM)))
+    has_module(image, "dpsr")
 }
 
 /// Whether the last of an image, which is not compressed where something was appended, names the record.
@@ -184,18 +189,19 @@ fn ends_with(image: &Path, record: &str) -> io::Result<bool> {
     Ok(end.windows(record.len()).any(|part| part == record.as_bytes()))
 }
 
-/// Makes `image` one with `archive` behind it, complete or not at all, if it is still what it was `before`.
-fn appended(image: &Path, archive: &[u8], before: &Stamp) -> io::Result<()> {
+/// Makes `image` one with `archive` behind it, complete or not at all, if it is `as_before` by then: as a new file it would
+/// count as made after whatever came meanwhile.
+fn appended(image: &Path, archive: &[u8], as_before: impl FnOnce() -> bool) -> io::Result<()> {
     let new = with_end(image);
     let made = || {
         let len = fs::copy(image, &new)?;
         let mut file = File::options().append(true).open(&new)?;
         file.write_all(&vec![0; ((len + ZEROS).next_multiple_of(BLOCK) - len) as usize])?;
         file.write_all(archive)?;
-        // Which takes its time: only after it is the image looked at once more.
+        // Which takes its time.
         file.sync_all()?;
-        if Stamp::of(image)? != *before {
-            return Err(io::Error::other("somebody makes it anew"));
+        if !as_before() {
+            return Err(io::Error::other("it, or what it is made of, has just changed"));
         }
         placed(&new, image)
     };
@@ -214,7 +220,7 @@ mod tests {
         let archive = cpio::archive(&[("etc/dpsr/system.toml", b"boot = false\n")]);
         assert!(!ends_with(&image, "etc/dpsr/system.toml").unwrap());
         for times in 1..=2 {
-            appended(&image, &archive, &Stamp::of(&image).unwrap()).unwrap();
+            appended(&image, &archive, || true).unwrap();
             let found = fs::read(&image).unwrap();
             assert_eq!(found.len(), 1024 + archive.len() + (times - 1) * (512 + archive.len()));
             assert!(found[..1001].iter().all(|&byte| byte == 7));
@@ -224,7 +230,7 @@ mod tests {
         }
         let before = Stamp::of(&image).unwrap();
         fs::write(&image, "being made anew").unwrap();
-        assert!(appended(&image, &archive, &before).is_err());
+        assert!(appended(&image, &archive, || Stamp::of(&image).unwrap() == before).is_err());
         assert_eq!(fs::read(&image).unwrap(), b"being made anew");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         assert!(!is_signed(&image).unwrap());

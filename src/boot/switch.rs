@@ -203,7 +203,7 @@ pub fn undo(root: &Path) -> Result<bool> {
         };
         let again = packages.replace('\n', " ");
         return Err(Error::new(Kind::Internal, "giving initramfs-tools its place back", error.cause())
-            .left(format!("the DPSR disk boots nothing any more; {left}"))
+            .left(left)
             .next(format!(
                 "see that apt-get install {} works; then 'dpsr boot uninstall' again",
                 again.trim()

@@ -12,7 +12,7 @@ use crate::failover::decide::is_newer;
 use crate::open::{self, OpenStore};
 
 /// What was as it had been before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Uninstalled {
     /// Whether the primary's own boot menu had entries that led to the DPSR disk.
     pub menu: bool,
@@ -20,6 +20,8 @@ pub struct Uninstalled {
     pub switched: bool,
     /// Whether the machine's own initramfs images know of it.
     pub known: bool,
+    /// Why not all is done that was tried.
+    pub failed: Option<Error>,
 }
 
 /// Takes away what makes the DPSR disk boot; its store stays. Where dracut took the place of another generator for it,
@@ -53,26 +55,13 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     drop(store);
     // Whatever comes of that disk, this machine is not to start from it any more.
     let emptied = open::store(dir, Some(&config.name)).and_then(|store| emptied(&store));
-    all_but(cleared.and(emptied).and(unlisted(&config.name)), as_before(dir, &config.name, menu))
+    let parts = [cleared, emptied, unlisted(&config.name)];
+    Ok(as_before(dir, &config.name, menu, parts))
 }
 
 /// Takes the pair out of the firmware's list.
 fn unlisted(pair: &str) -> Result<()> {
     if nvram::is_there(root()) { nvram::clear(pair) } else { Ok(()) }
-}
-
-/// What comes of it where a part may have failed, which kept no other from being done.
-fn all_but(part: Result<()>, done: Result<Uninstalled>) -> Result<Uninstalled> {
-    match (part, done) {
-        (Ok(()), done) => done,
-        (Err(error), Ok(_)) => {
-            Err(error.left("all else that boots was taken away").next("run the same command again"))
-        }
-        (Err(other), Err(error)) => {
-            tracing::warn!("{other}, ignoring: the same command, run again, tries that once more");
-            Err(error)
-        }
-    }
 }
 
 /// Takes everything off the ESP, where there is one.
@@ -121,7 +110,8 @@ pub fn forget(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     config.boot = false;
     config::save(dir, &config)?;
     let menu = menu_as_before(dir, &config.name);
-    all_but(unlisted(&config.name), as_before(dir, &config.name, menu))
+    let unlisted = unlisted(&config.name);
+    Ok(as_before(dir, &config.name, menu, [unlisted]))
 }
 
 /// Takes what leads to the DPSR disk out of the primary's own menu, unless another pair boots. Whether there was anything.
@@ -141,15 +131,51 @@ fn others(dir: &Path) -> Result<bool> {
 }
 
 /// What makes the images of the primary's system, as it was before: while another pair boots, dracut goes on with that.
-fn as_before(dir: &Path, pair: &str, menu: bool) -> Result<Uninstalled> {
+/// Whatever came of the other `parts`.
+fn as_before<const N: usize>(dir: &Path, pair: &str, menu: bool, parts: [Result<()>; N]) -> Uninstalled {
     // One that was cut off serves nobody.
-    let switched = if others(dir)? && !switch::is_unfinished(root()) { false } else { switch::undo(root())? };
+    let back = |others: bool| match others && !switch::is_unfinished(root()) {
+        true => Ok(false),
+        false => switch::undo(root()),
+    };
+    let (switched, unswitched) = match others(dir).and_then(back) {
+        Ok(switched) => (switched, Ok(())),
+        Err(error) => (false, Err(error)),
+    };
+    let told = || own::tell(root(), dir, pair, own::Whom::Knowing);
     let known = switched
-        || own::tell(root(), dir, pair, own::Whom::Knowing)
-            .map(|told| told != own::Told::NotAll)
-            .unwrap_or_else(|error| {
-                tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
-                false
-            });
-    Ok(Uninstalled { menu, switched, known })
+        || told().map(|told| told != own::Told::NotAll).unwrap_or_else(|error| {
+            tracing::warn!("{error}, ignoring: an initramfs may still wait for the DPSR disk");
+            false
+        });
+    Uninstalled { menu, switched, known, failed: first(parts, unswitched) }
+}
+
+/// The first error; the others are told.
+fn first<const N: usize>(parts: [Result<()>; N], last: Result<()>) -> Option<Error> {
+    let left = "the pair's record says that the DPSR disk boots nothing any more, and all else was tried";
+    let told = |error: Error| error.replace_left(left).next("run the same command again");
+    let parts = parts.map(|part| part.map_err(told));
+    let mut errors = parts.into_iter().chain([last]).filter_map(Result::err);
+    let first = errors.next()?;
+    errors.for_each(|error| tracing::warn!("{error}"));
+    Some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_told_and_of_several_the_first() {
+        let failed = |doing: &str, left: &str| {
+            Err(Error::new(Kind::Device, doing, "I/O error").left(left).next("see that it works"))
+        };
+        assert!(first([Ok(()), Ok(())], Ok(())).is_none());
+        let both =
+            first([Ok(()), failed("emptying", "nothing was written")], failed("undoing", "half of it"));
+        insta::assert_snapshot!(both.unwrap(), @"emptying: I/O error; the pair's record says that the DPSR disk boots nothing any more, and all else was tried; see that it works");
+        let last = first([Ok(())], failed("undoing", "half of it"));
+        insta::assert_snapshot!(last.unwrap(), @"undoing: I/O error; half of it; see that it works");
+    }
 }

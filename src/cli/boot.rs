@@ -32,7 +32,10 @@ pub(super) fn run(args: &Boot) -> Result<()> {
             }
             say(match done.primary_told {
                 Some(true) => "The primary's own initramfs knows of it from the next start on.",
-                _ => {
+                None => {
+                    "Once the machine has its disk again, the same command lets the primary's own initramfs know."
+                }
+                Some(false) => {
                     "'dracut --force' (with --regenerate-all: of every kernel), and a restart, let the primary's own \
                      initramfs know of it."
                 }
@@ -54,13 +57,16 @@ pub(super) fn run(args: &Boot) -> Result<()> {
                 true => boot::forget(dir, pair)?,
                 false => boot::uninstall(dir, pair)?,
             };
-            say(match args.dpsr_lost {
-                true => {
+            match (&done.failed, args.dpsr_lost) {
+                (Some(_), _) => {}
+                (None, true) => say(
                     "This machine expects nothing of the DPSR disk any more. Should that come back, it still boots: \
-                         'dpsr boot uninstall' then."
+                     'dpsr boot uninstall' then.",
+                ),
+                (None, false) => {
+                    say("The DPSR disk boots nothing any more. The copy and its history are as they were.");
                 }
-                false => "The DPSR disk boots nothing any more. The copy and its history are as they were.",
-            });
+            }
             if done.menu {
                 say("The primary's own boot menu does not lead there any more.");
             }
@@ -75,7 +81,7 @@ pub(super) fn run(args: &Boot) -> Result<()> {
                     "From the next start on no primary is wrapped by itself: a sync takes 'dpsr wrap' or --offline.",
                 );
             }
-            Ok(())
+            done.failed.map_or(Ok(()), Err)
         }
     }
 }
