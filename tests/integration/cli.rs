@@ -12,6 +12,7 @@ mod room;
 mod signals;
 mod status;
 mod terminal;
+mod way_back;
 mod worst_day;
 
 use std::fmt::Write;
