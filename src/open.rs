@@ -183,7 +183,6 @@ impl Held for Primary {
 /// What a sync reads, and what says that it is one moment.
 type Reader = (Arc<dyn ReadDisk>, Arc<dyn Held>);
 
-/// Opens both disks; `reader` says what a sync reads the proven primary through.
 /// Refuses the disk that was the primary before a way back to another one was begun, whose end failed: what is newer is on
 /// that one.
 fn refuse_before_the_way_back(config: &PairConfig, contents: &Contents, primary: &str) -> Result<()> {
@@ -197,12 +196,13 @@ fn refuse_before_the_way_back(config: &PairConfig, contents: &Contents, primary:
             Err(Error::new(Kind::Refused, "syncing from", why)
                 .on(primary)
                 .left("nothing was written")
-                .next("start the machine from that disk"))
+                .next("start the machine from that disk; if it is gone for good, pair anew with 'dpsr init'"))
         }
         _ => Ok(()),
     }
 }
 
+/// Opens both disks; `reader` says what a sync reads the proven primary through.
 fn opened_pair(
     dir: &Path,
     config: PairConfig,

@@ -15,7 +15,7 @@ use super::lock::{Lock, Mode, lock};
 use super::probe::{Kind as Endpoint, Probe};
 use super::proof::{self, Identity, Proven};
 use super::scan::{are_several, locate};
-use super::sysfs::Roots;
+use super::sysfs::{BlockNode, Roots};
 use super::table::Table;
 use crate::config::PairConfig;
 use crate::disk::ReadDisk;
@@ -84,10 +84,16 @@ pub fn discover(roots: &Roots, config: &PairConfig, primary: PrimaryUse) -> Resu
     Ok(Pair { config: config.clone(), primary, dpsr })
 }
 
-/// Opens and proves the primary at its recorded path, for reading only, without a look at any other disk.
+/// Opens and proves the primary at its recorded path, for reading only, without a look at any other disk. Where that leads
+/// to dpsr's own node over it, the disk itself is meant.
 pub fn open_recorded(roots: &Roots, config: &PairConfig) -> Result<Primary> {
-    let path = &config.primary.path;
-    let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, path, Access::Read)?;
+    let mut path = config.primary.path.clone();
+    while let Some(ours) = path.to_str().and_then(|path| roots.resolve(path)).filter(BlockNode::is_ours)
+        && let [below] = &ours.slaves()[..]
+    {
+        path = below.disk().path();
+    }
+    let Proven { disk, probe, evidence } = proof::open(roots, &config.primary, &path, Access::Read)?;
     Ok(Primary { disk, probe, table: evidence, _lock: None })
 }
 

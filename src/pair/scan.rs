@@ -73,7 +73,7 @@ fn clones<I: Identity>(identity: &I, first: &Path, second: &Path) -> Error {
 }
 
 /// Every disk that passes the proof, of those that are asked. Only disks of the recorded size are opened, so that no other
-/// one is woken up; of a multipath device none of the paths.
+/// one is woken up; of a multipath device that passes none of the paths.
 ///
 /// # Errors
 /// Where one that may be the recorded disk does not answer: another that passes may be a clone of it.
@@ -84,23 +84,27 @@ fn candidates<I: Identity>(
 ) -> Result<Vec<BlockNode>> {
     let sectors = (identity.size().0 / SECTOR).to_string();
     let fits = |node: &BlockNode| node.attr("size").as_ref() == Some(&sectors) && !node.is_ours();
-    let all = without_paths(roots.all().into_iter().filter(fits).collect());
-    let mut found = Vec::new();
-    for node in all.into_iter().filter(asked) {
-        match open(roots, identity, &node.path(), Access::Read) {
-            Ok(_) => found.push(node),
-            Err(error) if error.is_unanswered() => return Err(error),
-            Err(_) => {}
+    let passes = |node: &BlockNode| match open(roots, identity, &node.path(), Access::Read) {
+        Err(error) if error.is_unanswered() => Err(error),
+        outcome => Ok(outcome.is_ok()),
+    };
+    let (multipath, disks): (Vec<_>, Vec<_>) = roots.all().into_iter().filter(fits).partition(is_multipath);
+    // Those that pass, or are the one at hand.
+    let (mut found, mut over) = (Vec::new(), Vec::new());
+    for node in multipath {
+        let is_asked = asked(&node);
+        if !is_asked || passes(&node)? {
+            over.push(node.clone());
+            found.extend(is_asked.then_some(node));
+        }
+    }
+    for node in disks {
+        let is_path = over.iter().any(|top| built_on(top, &node));
+        if !is_path && asked(&node) && passes(&node)? {
+            found.push(node);
         }
     }
     Ok(found)
-}
-
-/// The paths to a disk are left out where its multipath node is there.
-fn without_paths(mut nodes: Vec<BlockNode>) -> Vec<BlockNode> {
-    let all = nodes.clone();
-    nodes.retain(|node| !all.iter().any(|top| is_multipath(top) && built_on(top, node)));
-    nodes
 }
 
 fn is_multipath(node: &BlockNode) -> bool {

@@ -198,7 +198,7 @@ impl Session<'_> {
                 format!("the copy is generation {generation}, or none any more, as its history is given up")
             }
             State::Clean(generation) => format!("the copy is still generation {generation}"),
-            State::Updating { from, .. } => format!(
+            State::Updating { from, .. } if !self.request.no_undo => format!(
                 "this sync was not rolled back: the next one goes back to generation {from} before anything else"
             ),
             _ => INCOMPLETE.to_owned(),

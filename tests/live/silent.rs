@@ -3,6 +3,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use dpsr::config;
+use dpsr::failover::presence::{self, Presence};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -132,6 +134,30 @@ fn a_clone_does_not_pass_for_a_disk_that_is_silent_under_another_name() {
         assert!(told.contains("/dev/mapper/twin: ") && told.contains("or detach it"), "{told}");
         shell::ok("dmsetup remove twin");
         assert_eq!(world.json(&["sync", "--offline"])["generation"], 3);
+    });
+}
+
+/// Who decides in an initramfs whether the primary is there takes no other disk's silence for its absence, wrapped or not.
+#[test]
+fn a_third_disk_that_is_silent_makes_no_primary_missing() {
+    in_vm(|world| {
+        world.init(&[]);
+        let config = config::load(world.config(), "system").unwrap();
+        let third = world.config().join("third").display().to_string();
+        let sectors = shell::ok(&format!("blockdev --getsz {}", world.primary.node));
+        let sectors = sectors.trim();
+        let node = shell::ok(&format!("truncate --size 300M {third} && losetup --find --show {third}"));
+        shell::ok(&format!("dmsetup create third --table '0 {sectors} linear {} 0'", node.trim()));
+        for wrapped in [false, true] {
+            if wrapped {
+                world.ok(&["wrap"]);
+            }
+            shell::ok("udevadm settle && dmsetup suspend --noflush --nolockfs third");
+            let found = presence::primary(&config, None);
+            shell::ok("dmsetup resume third");
+            assert_eq!(found, Presence::There, "wrapped: {wrapped}");
+        }
+        world.ok(&["unwrap"]);
     });
 }
 
