@@ -9,10 +9,10 @@
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
 //!
-//! The primary is never written, but for the initramfs generator's working files, records behind its initramfs images and,
-//! on UEFI machines, the firmware's list. Nothing on the DPSR disk is written before its identity was proven, by the open descriptor;
-//! its store is not touched at all. Each new file is flushed before the menu that names it replaces the old
-//! one, so that a power cut at any point leaves a disk that boots.
+//! The primary is never written, but for the initramfs generator's working files, records behind its initramfs
+//! images and, on UEFI machines, the firmware's list. Nothing on the DPSR disk is written before its identity was
+//! proven, by the open descriptor; its store is not touched at all. Each new file is flushed before the menu that
+//! names it replaces the old one, so that a power cut at any point leaves a disk that boots.
 
 mod bios;
 mod card;

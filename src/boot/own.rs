@@ -88,18 +88,33 @@ pub fn tell(root: &Path, dir: &Path, pair: &str, whom: Whom) -> Result<Told> {
 fn one(root: &Path, image: &Image, name: &str, archive: &[u8], whom: Whom) -> Result<Option<bool>> {
     let (file, record) = (&image.file, root.join(name));
     let failed = |error: io::Error| Error::device("adding a record to", file.display().to_string(), &error);
-    if whom == Whom::Each && !reads_records(image, name)? {
-        return Ok(None);
-    }
-    if kernel::is_newer(file, &record) {
+    let is_newer = || kernel::is_newer(file, &record);
+    if whom == Whom::Knowing && is_newer() {
         return Ok(Some(image.tell(root)));
     }
     let before = Stamp::of(file).map_err(failed)?;
+    // Who appended to it has asked all of this.
+    if !ends_with(file, name).map_err(failed)? {
+        let inside = modules(image)?;
+        let has_module = |like: fn(&str) -> bool| inside.lines().any(|line| like(line.trim()));
+        let is_nested = has_module(|module| module.starts_with("squash"));
+        let told = match whom {
+            Whom::Knowing => is_nested || has(image, name)?,
+            Whom::Each => has_module(|module| module == "dpsr"),
+        };
+        if !told {
+            return Ok(None);
+        }
+        // Files in an image inside the image are what counts, and hide what lies beside that.
+        if is_nested {
+            return Ok(Some(false));
+        }
+    }
     if is_signed(file).map_err(failed)? {
         return Ok(Some(false));
     }
-    if whom == Whom::Knowing && !has(image, name)? {
-        return Ok(None);
+    if is_newer() {
+        return Ok(Some(image.tell(root)));
     }
     let is_current = || {
         let same = fs::read(&record).is_ok_and(|now| cpio::archive(&[(name, &now)]) == archive);
@@ -145,38 +160,26 @@ fn noted(root: &Path) -> Vec<Image> {
     notes.filter_map(image).filter(|image| image.file.is_file()).collect()
 }
 
-/// Whether a pair's record is in an image: in an archive behind the first, or in that. lsinitrd(1) looks into the first
-/// alone, and says nothing of a file that is not in there.
+/// Whether a pair's record is in the first archive of an image, into which alone lsinitrd(1) looks. It says nothing of a file
+/// that is not in there.
 fn has(image: &Image, record: &str) -> Result<bool> {
     let file = image.file.display().to_string();
-    if ends_with(&image.file, record).map_err(|error| Error::device("reading", &file, &error))? {
-        return Ok(true);
-    }
     let told = tool::run_within(IMAGE, "lsinitrd", "dracut", &["--file", record, &file])?;
-    let failed = |why: &str| Error::new(Kind::Internal, "looking for the record of a pair in", why).on(&file);
     match told.trim() {
-        // Of what lies in an image in the image it says nothing, either.
-        "" if has_module(image, "squash")? => Err(failed("its files lie in another image inside it")),
         "" => Ok(false),
         text if text.contains("[dpsr]") => Ok(true),
-        _ => Err(failed("lsinitrd told something else")),
+        _ => Err(Error::new(
+            Kind::Internal,
+            "looking for the record of a pair in",
+            "lsinitrd told something else",
+        )
+        .on(file)),
     }
 }
 
-/// Whether a module of dracut is in an image.
-fn has_module(image: &Image, module: &str) -> Result<bool> {
-    let modules =
-        tool::run_within(IMAGE, "lsinitrd", "dracut", &["--mod", &image.file.display().to_string()])?;
-    Ok(modules.lines().any(|line| line.trim() == module))
-}
-
-/// Whether dpsr is in an image: what the note says was so when it was made with dpsr last.
-fn reads_records(image: &Image, record: &str) -> Result<bool> {
-    let file = image.file.display().to_string();
-    if ends_with(&image.file, record).map_err(|error| Error::device("reading", &file, &error))? {
-        return Ok(true);
-    }
-    has_module(image, "dpsr")
+/// The modules of dracut that are in an image, one a line.
+fn modules(image: &Image) -> Result<String> {
+    tool::run_within(IMAGE, "lsinitrd", "dracut", &["--mod", &image.file.display().to_string()])
 }
 
 /// Whether the last of an image, which is not compressed where something was appended, names the record.

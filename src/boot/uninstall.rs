@@ -54,7 +54,11 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     // The claim on the whole disk would keep its partition from being mounted.
     drop(store);
     // Whatever comes of that disk, this machine is not to start from it any more.
-    let emptied = open::store(dir, Some(&config.name)).and_then(|store| emptied(&store));
+    let emptied = match &cleared {
+        // It would only be waited for once more.
+        Err(error) if error.is_unanswered() => Ok(()),
+        _ => open::store(dir, Some(&config.name)).and_then(|store| emptied(&store)),
+    };
     let parts = [cleared, emptied, unlisted(&config.name)];
     Ok(as_before(dir, &config.name, menu, parts))
 }
