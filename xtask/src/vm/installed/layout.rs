@@ -114,7 +114,7 @@ impl Layout {
     /// The partition with the kernels.
     pub fn boot(self) -> Option<Place> {
         let esp = self.esp();
-        (!self.is_plain()).then_some((esp.0 + esp.1, 160 * MIB))
+        (!self.is_plain()).then_some((esp.0 + esp.1, 224 * MIB))
     }
 
     /// Whether the root is a filesystem on a partition, with the kernels in it.
