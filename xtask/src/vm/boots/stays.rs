@@ -23,7 +23,7 @@ pub(super) fn homes_stay(rig: &Rig) -> Result<()> {
     machine.guest()?.ok(TYPED)?;
     mark(&mut machine, "second")?;
     written_at_home(&mut machine, "second")?;
-    let broken = format!("sed --in-place '1i set default=1' /boot/grub/grub.cfg && mv {INIT} /root/ && sync");
+    let broken = format!("echo 'set default=dpsr-recover' >>/boot/grub/grub.cfg && mv {INIT} /root/ && sync");
     machine.guest()?.ok(&broken)?;
     machine.power_cut();
 
