@@ -2,6 +2,7 @@
 //! Transfers through pread and pwrite: at once and in order for twins and tests, or by a few threads.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -53,6 +54,8 @@ pub(super) struct Pool {
     done: Receiver<Landed>,
     /// By slot: the first transfer of the batch the threads have, to be named if it is never answered.
     out: Vec<Option<(Request, Phase)>>,
+    /// By slot: whether a thread is at it. The others wait for one, whatever becomes of their own disk.
+    begun: Arc<[AtomicBool]>,
     waited: Duration,
     deadline: Duration,
 }
@@ -62,9 +65,11 @@ impl Pool {
         let (tasks, queue) = sync_channel(depth);
         let (results, done) = sync_channel(depth);
         let queue = Arc::new(Mutex::new(queue));
+        let begun: Arc<[AtomicBool]> = (0..depth).map(|_| AtomicBool::new(false)).collect();
         let start = |_| {
             let (disks, queue, results) = (disks.clone(), Arc::clone(&queue), results.clone());
-            let worker = move || serve(&disks, &queue, &results);
+            let begun = Arc::clone(&begun);
+            let worker = move || serve(&disks, &queue, &begun, &results);
             thread::Builder::new().name("dpsr-io".into()).spawn(worker)
         };
         let failed = |error: std::io::Error| {
@@ -72,7 +77,7 @@ impl Pool {
         };
         let workers = (0..depth.min(THREADS)).map(start).collect::<Result<_, _>>().map_err(failed)?;
         let (disks, tasks, out) = (disks.clone(), Some(tasks), vec![None; depth]);
-        Ok(Self { disks, tasks, workers, done, out, waited: Duration::ZERO, deadline })
+        Ok(Self { disks, tasks, workers, done, out, begun, waited: Duration::ZERO, deadline })
     }
 }
 
@@ -88,9 +93,15 @@ impl Drop for Pool {
 }
 
 /// Performs one batch after the other until the pool is dropped.
-fn serve(disks: &Disks, queue: &Mutex<Receiver<(Batch, Phase)>>, results: &SyncSender<Landed>) {
+fn serve(
+    disks: &Disks,
+    queue: &Mutex<Receiver<(Batch, Phase)>>,
+    begun: &[AtomicBool],
+    results: &SyncSender<Landed>,
+) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok((mut batch, phase)) = next() {
+        begun[batch.slot].store(true, Ordering::Relaxed);
         let result = batch.perform(disks, phase);
         if results.send(Landed { batch, phase, result }).is_err() {
             return;
@@ -105,6 +116,7 @@ impl Backend for Pool {
 
     fn submit(&mut self, batch: Batch, phase: Phase) {
         self.out[batch.slot] = batch.requests(phase).first().map(|request| (request.clone(), phase));
+        self.begun[batch.slot].store(false, Ordering::Relaxed);
         let tasks = self.tasks.as_ref().expect("a pool in use has its queue");
         tasks.send((batch, phase)).expect("the threads live as long as the pool");
     }
@@ -129,7 +141,8 @@ impl Backend for Pool {
 
 impl Pool {
     fn unanswered(&self) -> Error {
-        match self.out.iter().flatten().next() {
+        let mut begun = self.out.iter().zip(&*self.begun).filter(|(_, begun)| begun.load(Ordering::Relaxed));
+        match begun.find_map(|(out, _)| out.as_ref()) {
             Some((request, phase)) => request.unanswered(&self.disks, *phase, self.deadline),
             None => Error::new(Kind::Internal, "moving data", "no thread is left to do it"),
         }

@@ -273,6 +273,37 @@ fn a_disk_that_never_answers_is_named() {
     }
 }
 
+/// Reads a batch from each of these disks.
+struct Each(std::vec::IntoIter<ReadId>);
+
+impl Work for Each {
+    type Tag = ();
+
+    fn next(&mut self, batch: &mut Batch) -> Result<Option<()>> {
+        Ok(self.0.next().map(|disk| batch.read(disk, Bytes(0), 0..8192)))
+    }
+
+    fn process(&mut self, (): (), _: &mut Batch) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What waits for a thread, because all are at a disk that does not answer, is no disk that does not answer.
+#[test]
+fn a_disk_that_was_not_asked_yet_is_not_named() {
+    let sound = tempfile::NamedTempFile::new().unwrap();
+    sound.as_file().set_len(8192).unwrap();
+    let (reader, _writer) = io::pipe().unwrap();
+    let mut disks = Disks::new();
+    let silent = disks.add_read(Arc::new(Pipe(reader)));
+    let sound = disks.add_read(Arc::new(FileDisk::open(sound.path(), Access::Read).unwrap()));
+    let shape = Shape { depth: 12, spare: 0, ..SHAPE };
+    let mut engine = Engine::within(disks, shape, Io::Posix, Duration::from_millis(50)).unwrap();
+    let work = [[silent; 8].as_slice(), &[sound; 4]].concat();
+    let error = engine.run(&mut Each(work.into_iter())).unwrap_err();
+    assert!(error.is_of_device("pipe") && error.is_unanswered(), "{error}");
+}
+
 /// Reads one batch, and fails where it would plan the second.
 struct Failing(Option<ReadId>, Kind);
 
