@@ -120,6 +120,12 @@ impl UndoReader {
     }
 }
 
+/// What could not be rolled back must not be committed.
+fn not_those(disk: &dyn WriteDisk) -> Error {
+    let why = "its exceptions are not those it was made for";
+    Error::new(Kind::Internal, "writing an undo store on", why).on(disk.name())
+}
+
 /// Writes the metadata of one undo store, exception by exception in order.
 pub struct UndoWriter {
     /// Where it lies.
@@ -131,6 +137,7 @@ pub struct UndoWriter {
     companion: Companion,
     block: Buffer,
     next: u64,
+    last: Option<Chunk>,
 }
 
 impl UndoWriter {
@@ -138,11 +145,15 @@ impl UndoWriter {
     pub fn new(placement: Placement, entries: u64, nonce: u64) -> Result<Self> {
         let (area, block) = (buffer(CHUNK as usize)?, buffer(COMPANION.usize())?);
         let layout = Layout { entries };
-        Ok(Self { placement, layout, nonce, area, companion: Companion::default(), block, next: 0 })
+        let (companion, next, last) = (Companion::default(), 0, None);
+        Ok(Self { placement, layout, nonce, area, companion, block, next, last })
     }
 
-    /// Adds the next exception; writes its area once that is complete.
+    /// Adds the next exception, of a chunk behind all that were added; writes its area once that is complete.
     pub fn push(&mut self, disk: &dyn WriteDisk, old: Chunk, record: Record) -> Result<()> {
+        if self.last.replace(old).is_some_and(|last| last >= old) || self.next == self.layout.entries {
+            return Err(not_those(disk));
+        }
         undo::pack_entry(&mut self.area, self.next, old);
         self.companion.records.push(record);
         self.next += 1;
@@ -154,7 +165,9 @@ impl UndoWriter {
 
     /// Writes the header and the closing area of zeros, once every exception is there.
     pub fn finish(&mut self, disk: &dyn WriteDisk) -> Result<()> {
-        debug_assert_eq!(self.next, self.layout.entries, "every exception was pushed");
+        if self.next != self.layout.entries {
+            return Err(not_those(disk));
+        }
         undo::pack_header(&mut self.area);
         self.write(disk, Bytes::ZERO, &self.area)?;
         self.area.fill(0);
@@ -183,5 +196,35 @@ impl UndoWriter {
             write_all_at(disk, there, &bytes[part])?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::ram::RamDisk;
+    use crate::format::geometry::Geometry;
+    use crate::format::index::Run;
+    use crate::units::{Extent, MIB};
+
+    #[test]
+    fn what_is_not_in_order_or_not_all_is_no_undo_store() {
+        let geometry = Geometry::choose(Bytes(64 * MIB)).unwrap();
+        let runs = [Run { at: 0, extent: Extent(0), count: 4 }];
+        let place = Placement::new(&runs, geometry, Bytes::ZERO);
+        let disk = RamDisk::new("dpsr", 64 * MIB as usize);
+        let add = |writer: &mut UndoWriter, chunk| writer.push(&disk, Chunk(chunk), Record::default());
+        let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), Kind::Internal);
+        let mut twice = UndoWriter::new(place.clone(), 2, 5).unwrap();
+        add(&mut twice, 7).unwrap();
+        refused(add(&mut twice, 7));
+        let mut one_missing = UndoWriter::new(place.clone(), 2, 5).unwrap();
+        add(&mut one_missing, 7).unwrap();
+        refused(one_missing.finish(&disk));
+        let mut one_more = UndoWriter::new(place, 2, 5).unwrap();
+        add(&mut one_more, 7).unwrap();
+        add(&mut one_more, 8).unwrap();
+        refused(add(&mut one_more, 9));
+        one_more.finish(&disk).unwrap();
     }
 }
