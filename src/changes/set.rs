@@ -88,12 +88,12 @@ impl ChangeSet {
 
     /// The chunks from `start` on, in ascending order.
     pub fn iter_from(&self, start: Chunk) -> Iter<'_> {
-        Iter { set: self, next: start.0 }
+        Iter { set: self, next: start.0, end: u64::MAX }
     }
 
     /// The chunks in `range`.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = Chunk> {
-        self.iter_from(Chunk(range.start)).take_while(move |chunk| chunk.0 < range.end)
+        Iter { set: self, next: range.start, end: range.end }
     }
 }
 
@@ -102,13 +102,17 @@ impl ChangeSet {
 pub struct Iter<'a> {
     set: &'a ChangeSet,
     next: u64,
+    /// Behind the last one that is looked at.
+    end: u64,
 }
 
 impl Iterator for Iter<'_> {
     type Item = Chunk;
 
     fn next(&mut self) -> Option<Chunk> {
-        while let Some(page) = self.set.pages.get((self.next / PER_PAGE) as usize) {
+        while self.next < self.end
+            && let Some(page) = self.set.pages.get((self.next / PER_PAGE) as usize)
+        {
             let base = self.next / PER_PAGE * PER_PAGE;
             let bit = self.next - base;
             let Some(word) = page.word(bit / 64) else {
@@ -119,7 +123,7 @@ impl Iterator for Iter<'_> {
             if word != 0 {
                 let found = self.next + u64::from(word.trailing_zeros());
                 self.next = found + 1;
-                return Some(Chunk(found));
+                return (found < self.end).then_some(Chunk(found));
             }
             self.next = base + (bit / 64 + 1) * 64;
         }
