@@ -140,15 +140,20 @@ pub fn pair_live(dir: &Path, name: Option<&str>, labels: bool) -> Result<(OpenPa
     // Where the kernel has no device-mapper, nothing is wrapped.
     let mapper = (primary.probe.kind == Endpoint::Block).then(|| Mapper::open().ok()).flatten();
     let wrapped = mapper.and_then(|mapper| wrap::find(&mapper, &config, &primary).transpose()).transpose()?;
-    let Some(wrapped) = wrapped else {
-        drop(primary);
-        let pair = pair_offline(dir, name, labels).map_err(|error| match error.kind() {
-            Kind::Refused => error.or_next("or wrap it with 'dpsr wrap' while nothing on it is in use"),
-            _ => error,
-        })?;
-        return Ok((pair, None));
-    };
+    let block = primary.probe.kind == Endpoint::Block;
     drop(primary);
+    let Some(wrapped) = wrapped else {
+        // What is refused now and was not before is that somebody uses it.
+        let unused =
+            open_primary(&roots, &config, PrimaryUse::Offline).map_err(|error| match error.kind() {
+                Kind::Refused if block => {
+                    error.or_next("or wrap it with 'dpsr wrap' while nothing on it is in use")
+                }
+                _ => error,
+            })?;
+        drop(unused);
+        return Ok((pair_offline(dir, name, labels)?, None));
+    };
     // Held open, the node's number cannot come to mean another device; what it is is proven after that.
     let live = FileDisk::open(wrapped.disk.node(), Access::Read)?.first(config.primary.size);
     let held = DevNum::of(live.identity().device);

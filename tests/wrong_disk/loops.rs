@@ -214,9 +214,14 @@ fn root_a_primary_that_is_mounted_or_held() {
     world.init("b", &file, &other, &[]).fine();
     let untouched = [Decoy::of(&dpsr), Decoy::of(&other)];
     world.sync("b").refused(3, &["primary", "it backs the loop device", "stop that use first"]);
+    // A wrap is what lets a disk be copied in use; a file gets none.
+    let wrap = "or wrap it with 'dpsr wrap'";
+    let in_use = |pair| world.dpsr(&["sync", "--pair", pair]);
+    assert!(!in_use("b").err.contains(wrap));
     {
         let Some(_mount) = Mount::of(&primary.0, world.path("mnt")) else { return };
         world.sync("a").refused(3, &[primary.text(), "is mounted at", "stop that use first"]);
+        in_use("a").refused(3, &[primary.text(), "is mounted at", "stop that use first", wrap]);
     }
     {
         let Some(second) = Loop::over(&file) else { return };
