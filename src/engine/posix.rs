@@ -142,7 +142,7 @@ impl Backend for Pool {
 impl Pool {
     fn unanswered(&self) -> Error {
         let mut begun = self.out.iter().zip(&*self.begun).filter(|(_, begun)| begun.load(Ordering::Relaxed));
-        match begun.find_map(|(out, _)| out.as_ref()) {
+        match begun.find_map(|(out, _)| out.as_ref()).or_else(|| self.out.iter().flatten().next()) {
             Some((request, phase)) => request.unanswered(&self.disks, *phase, self.deadline),
             None => Error::new(Kind::Internal, "moving data", "no thread is left to do it"),
         }

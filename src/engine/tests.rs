@@ -298,7 +298,7 @@ fn a_disk_that_was_not_asked_yet_is_not_named() {
     let silent = disks.add_read(Arc::new(Pipe(reader)));
     let sound = disks.add_read(Arc::new(FileDisk::open(sound.path(), Access::Read).unwrap()));
     let shape = Shape { depth: 12, spare: 0, ..SHAPE };
-    let mut engine = Engine::within(disks, shape, Io::Posix, Duration::from_millis(50)).unwrap();
+    let mut engine = Engine::within(disks, shape, Io::Posix, Duration::from_secs(1)).unwrap();
     let work = [[silent; 8].as_slice(), &[sound; 4]].concat();
     let error = engine.run(&mut Each(work.into_iter())).unwrap_err();
     assert!(error.is_of_device("pipe") && error.is_unanswered(), "{error}");
