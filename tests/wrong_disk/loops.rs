@@ -217,7 +217,9 @@ fn root_a_primary_that_is_mounted_or_held() {
     // A wrap is what lets a disk be copied in use; a file gets none.
     let wrap = "or wrap it with 'dpsr wrap'";
     let in_use = |pair| world.dpsr(&["sync", "--pair", pair]);
-    assert!(!in_use("b").err.contains(wrap));
+    let said = in_use("b");
+    said.refused(3, &["it backs the loop device", "stop that use first"]);
+    assert!(!said.err.contains(wrap), "{}", said.err);
     {
         let Some(_mount) = Mount::of(&primary.0, world.path("mnt")) else { return };
         world.sync("a").refused(3, &[primary.text(), "is mounted at", "stop that use first"]);
