@@ -23,6 +23,7 @@ mod esp;
 mod facts;
 mod fat;
 mod grub;
+mod inside;
 mod kernel;
 mod kernels;
 mod line;

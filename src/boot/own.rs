@@ -7,14 +7,17 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::switch::images::{IMAGE, Image, placed, with_end};
+use super::inside::{self, Inside};
+use super::switch::images::{Image, placed, with_end};
 use super::{cpio, kernel};
-use crate::error::{Error, Kind, Result};
-use crate::mount::tool;
+use crate::error::{Error, Result};
 use crate::units::MIB;
 
 /// Where dpsr's dracut module notes the images that it was put into, below the root: a file for each kernel.
 const NOTES: &str = "var/lib/dpsr/initramfs";
+
+/// Where dracut notes the modules that are in an image, one a line, below its `/usr`.
+const MODULES: &str = "lib/dracut/modules.txt";
 
 /// A compressed archive ends anywhere; one that is not begins at a multiple of four, after so many zeros at least: one by
 /// lz4 ends with them.
@@ -95,19 +98,10 @@ fn one(root: &Path, image: &Image, name: &str, archive: &[u8], whom: Whom) -> Re
     let before = Stamp::of(file).map_err(failed)?;
     // Who appended to it has asked all of this.
     if !ends_with(file, name).map_err(failed)? {
-        let inside = modules(image)?;
-        let has_module = |like: fn(&str) -> bool| inside.lines().any(|line| like(line.trim()));
-        let is_nested = has_module(|module| module.starts_with("squash"));
-        let told = match whom {
-            Whom::Knowing => is_nested || has(image, name)?,
-            Whom::Each => has_module(|module| module == "dpsr"),
-        };
-        if !told {
-            return Ok(None);
-        }
-        // Files in an image inside the image are what counts, and hide what lies beside that.
-        if is_nested {
-            return Ok(Some(false));
+        match knows(file, name, whom)? {
+            Knows::Dpsr => {}
+            Knows::Nothing => return Ok(None),
+            Knows::Elsewhere => return Ok(Some(false)),
         }
     }
     if is_signed(file).map_err(failed)? {
@@ -139,13 +133,17 @@ impl Stamp {
     }
 }
 
-/// Whether somebody may have signed an image: a unified kernel image, which begins as programs do, or one with a signature
-/// beside it, as GRUB looks for.
+/// Whether somebody may have signed an image: a program, or one with a signature beside it, as GRUB looks for.
 fn is_signed(image: &Path) -> io::Result<bool> {
-    let mut first = [0; 2];
     let mut signature = image.as_os_str().to_owned();
     signature.push(".sig");
-    Ok(File::open(image)?.read(&mut first)? == 2 && &first == b"MZ" || Path::new(&signature).exists())
+    Ok(is_program(image)? || Path::new(&signature).exists())
+}
+
+/// Whether it is a unified kernel image, which begins as programs do.
+fn is_program(image: &Path) -> io::Result<bool> {
+    let mut first = [0; 2];
+    Ok(File::open(image)?.read(&mut first)? == 2 && &first == b"MZ")
 }
 
 /// The images with dpsr in them that are there.
@@ -160,26 +158,45 @@ fn noted(root: &Path) -> Vec<Image> {
     notes.filter_map(image).filter(|image| image.file.is_file()).collect()
 }
 
-/// Whether a pair's record is in the first archive of an image, into which alone lsinitrd(1) looks. It says nothing of a file
-/// that is not in there.
-fn has(image: &Image, record: &str) -> Result<bool> {
-    let file = image.file.display().to_string();
-    let told = tool::run_within(IMAGE, "lsinitrd", "dracut", &["--file", record, &file])?;
-    match told.trim() {
-        "" => Ok(false),
-        text if text.contains("[dpsr]") => Ok(true),
-        _ => Err(Error::new(
-            Kind::Internal,
-            "looking for the record of a pair in",
-            "lsinitrd told something else",
-        )
-        .on(file)),
-    }
+/// What an image knows.
+#[derive(Debug, PartialEq, Eq)]
+enum Knows {
+    /// What is to be told.
+    Dpsr,
+    /// Nothing of it.
+    Nothing,
+    /// Its files lie in an image inside it: those are what counts, and hide what lies beside that. Or it is a program, with
+    /// an archive inside.
+    Elsewhere,
 }
 
-/// The modules of dracut that are in an image, one a line.
-fn modules(image: &Image) -> Result<String> {
-    tool::run_within(IMAGE, "lsinitrd", "dracut", &["--mod", &image.file.display().to_string()])
+/// What is to be known of an image in which nothing was appended: that dpsr is in it, or the record of the pair.
+fn knows(image: &Path, record: &str, whom: Whom) -> Result<Knows> {
+    if is_program(image).map_err(|error| Error::device("reading", image.display().to_string(), &error))? {
+        return Ok(Knows::Elsewhere);
+    }
+    let (modules, has_record, is_nested) = match whom {
+        Whom::Knowing => {
+            let Inside { contents: [modules, record], is_nested } = inside::look(image, [MODULES, record])?;
+            (modules, record.is_some(), is_nested)
+        }
+        Whom::Each => {
+            let Inside { contents: [modules], is_nested } = inside::look(image, [MODULES])?;
+            (modules, false, is_nested)
+        }
+    };
+    let Some(modules) = modules else {
+        return Ok(if is_nested { Knows::Elsewhere } else { Knows::Nothing });
+    };
+    let modules = String::from_utf8_lossy(&modules);
+    let has_module = |like: fn(&str) -> bool| modules.lines().any(|line| like(line.trim()));
+    Ok(match whom {
+        // Another name of the file may have the list: then nobody knows.
+        _ if modules.is_empty() || has_module(|module| module.starts_with("squash")) => Knows::Elsewhere,
+        Whom::Knowing if has_record => Knows::Dpsr,
+        Whom::Each if has_module(|module| module == "dpsr") => Knows::Dpsr,
+        _ => Knows::Nothing,
+    })
 }
 
 /// Whether the last of an image, which is not compressed where something was appended, names the record.
@@ -245,6 +262,36 @@ mod tests {
     }
 
     #[test]
+    fn an_image_knows_what_is_in_its_own_files_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("initrd.img");
+        let record = "etc/dpsr/system.toml";
+        let known = |files: &[cpio::File<'_>], whom| {
+            fs::write(&file, cpio::archive(files)).unwrap();
+            knows(&file, record, whom).unwrap()
+        };
+        let with = ("usr/lib/dracut/modules.txt", &b"base\ndpsr\nrootfs-block\n"[..]);
+        let without = ("usr/lib/dracut/modules.txt", &b"base\nnot-dpsr\n"[..]);
+        let in_squashfs = ("usr/lib/dracut/modules.txt", &b"base\ndpsr\nsquash-squashfs\n"[..]);
+        let recorded = (record, &b"[dpsr]\n"[..]);
+        assert_eq!(known(&[with], Whom::Each), Knows::Dpsr);
+        assert_eq!(known(&[with], Whom::Knowing), Knows::Nothing);
+        assert_eq!(known(&[recorded, with], Whom::Knowing), Knows::Dpsr);
+        assert_eq!(known(&[without], Whom::Each), Knows::Nothing);
+        for whom in [Whom::Each, Whom::Knowing] {
+            assert_eq!(known(&[recorded, in_squashfs], whom), Knows::Elsewhere);
+            assert_eq!(known(&[recorded, ("squash-root.img", b"hsqs")], whom), Knows::Elsewhere);
+            assert_eq!(known(&[recorded, ("usr/lib/dracut/modules.txt", b"")], whom), Knows::Elsewhere);
+            assert_eq!(known(&[("usr/bin/sh", b"of initramfs-tools")], whom), Knows::Nothing);
+            fs::write(&file, "MZ and more").unwrap();
+            assert_eq!(knows(&file, record, whom).unwrap(), Knows::Elsewhere);
+        }
+        fs::write(&file, "torn").unwrap();
+        let error = knows(&file, record, Whom::Each).unwrap_err().to_string();
+        assert!(error.contains("initrd.img: it is no archive that the kernel could unpack"), "{error}");
+    }
+
+    #[test]
     fn images_are_those_that_are_noted_and_there() {
         let root = tempfile::tempdir().unwrap();
         let notes = root.path().join(NOTES);
@@ -296,6 +343,14 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(root.path().join("etc/dracut.conf"), "").unwrap();
         assert_eq!((tell(&root), size(&root)), (Told::NotAll, before), "it is out of date otherwise");
+
+        let in_squashfs = ("usr/lib/dracut/modules.txt", &b"base\ndpsr\nsquash-squashfs\n"[..]);
+        let root = machine(["image", "record"]);
+        fs::write(root.path().join("boot/initrd.img-6.1"), cpio::archive(&[in_squashfs])).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(root.path().join("etc/dpsr/system.toml"), "[dpsr]\n").unwrap();
+        let nested = size(&root);
+        assert_eq!((tell(&root), size(&root)), (Told::NotAll, nested), "its files lie in an image inside it");
 
         let root = machine(["record", "image"]);
         assert_eq!((tell(&root), size(&root)), (Told::All, before), "it is newer than the record");

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs of others that know a format dpsr does not.
 
+use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Output, Stdio};
+use std::process::{ChildStdout, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,11 +32,54 @@ pub fn run_within(deadline: Duration, program: &str, package: &str, args: &[&str
     // What it starts itself ends with it.
     command.process_group(0);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let output = finished(program, child.map_err(|error| missing(program, package, &error))?, deadline)?;
+    let child = child.map_err(|error| missing(program, package, &error))?;
+    let output = finished(program, child.id(), deadline, || child.wait_with_output())?
+        .map_err(|error| failed(program, &error.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(failed(program, last(&String::from_utf8_lossy(&output.stderr))))
+}
+
+/// What `read` makes of what `program` prints for `input`, within the deadline; the program ends with it, whether it has
+/// printed all or not. One that printed less than was expected says why itself, and that is the error.
+pub fn read_within<T: Send + 'static>(
+    deadline: Duration,
+    program: &str,
+    package: &str,
+    args: &[&str],
+    input: File,
+    read: impl FnOnce(ChildStdout) -> io::Result<T> + Send + 'static,
+) -> Result<io::Result<T>> {
+    let told = tempfile::tempfile().map_err(|error| failed(program, &error.to_string()))?;
+    let again = told.try_clone().map_err(|error| failed(program, &error.to_string()))?;
+    let mut command = command(program, args);
+    command.process_group(0);
+    let child = command.stdin(input).stdout(Stdio::piped()).stderr(again).spawn();
+    let mut child = child.map_err(|error| missing(program, package, &error))?;
+    let printed = child.stdout.take().ok_or_else(|| failed(program, "nobody can read what it prints"))?;
+    let is_short = |found: &io::Result<T>| {
+        found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    let (found, ended) = finished(program, child.id(), deadline, move || {
+        let found = read(printed);
+        if !is_short(&found) {
+            child.kill().unwrap_or_default();
+        }
+        (found, child.wait())
+    })?;
+    match ended {
+        Ok(status) if is_short(&found) && !status.success() => Err(failed(program, last(&all(told)))),
+        _ => Ok(found),
+    }
+}
+
+/// What was written into a file, from its beginning.
+fn all(mut told: File) -> String {
+    let mut text = Vec::new();
+    // What cannot be read is as good as not told.
+    let _partly = told.rewind().and_then(|()| told.read_to_end(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The last line, which most programs end with when they fail.
@@ -61,12 +105,7 @@ pub fn run_to_its_end_with(more: &[(&str, &str)], program: &str, package: &str, 
     if status.success() {
         return Ok(());
     }
-    let mut text = String::new();
-    let mut told = told;
-    told.rewind()
-        .and_then(|()| told.read_to_string(&mut text))
-        .map_err(|error| failed(program, &error.to_string()))?;
-    Err(failed(program, last(&text)))
+    Err(failed(program, last(&all(told))))
 }
 
 /// The same for a program that may ask a person something, and so may take its time.
@@ -75,18 +114,23 @@ pub fn converse(program: &str, package: &str, args: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { Err(failed(program, &format!("it ended with {status}"))) }
 }
 
-/// What a child printed, once it has ended. One that does not is killed, with all it has started; so it is where
-/// dpsr itself is to end.
-fn finished(program: &str, child: Child, deadline: Duration) -> Result<Output> {
-    let group = Pid::from_raw(child.id().cast_signed());
+/// What `wait` returns, once it has waited for a child to end. One that does not is killed, with all it has started; so it
+/// is where dpsr itself is to end.
+fn finished<T: Send + 'static>(
+    program: &str,
+    child: u32,
+    deadline: Duration,
+    wait: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let group = Pid::from_raw(child.cast_signed());
     let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(child.wait_with_output()));
+    thread::spawn(move || tell.send(wait()));
     let until = Instant::now() + deadline;
     // Once dpsr is to end, what it starts is there to clean up.
     let ending = signal::interrupted();
     let why = loop {
         match told.recv_timeout(GLANCE) {
-            Ok(output) => return output.map_err(|error| failed(program, &error.to_string())),
+            Ok(waited) => return Ok(waited),
             Err(RecvTimeoutError::Disconnected) => break failed(program, "nobody waits for it"),
             Err(RecvTimeoutError::Timeout) => {}
         }
