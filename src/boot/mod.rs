@@ -97,7 +97,8 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
     refuse(&report::findings(&config)?)?;
     let _alone = alone()?;
     let made = make_esp(dir, &config.name)?;
-    if !config.boot {
+    let booted = config.boot;
+    if !booted {
         // Before the set is made, which holds the record.
         config.boot = true;
         config::save(dir, &config)?;
@@ -105,7 +106,11 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
     // Before that, too: it may have a copy of the image.
     let away = failover::is_under_way();
     let primary_told = (!away).then(|| none_is_older(dir, &config.name, own::Whom::Each));
-    Ok(Updated { esp_made: made, primary_told, ..brought_up_to_date(dir, &config.name)? })
+    match brought_up_to_date(dir, &config.name) {
+        Ok(updated) => Ok(Updated { esp_made: made, primary_told, ..updated }),
+        Err(error) if booted => Err(error),
+        Err(error) => Err(uninstall::taken_back(dir, &config.name, error)),
+    }
 }
 
 /// Brings what the DPSR disk boots up to date; writes only what differs.

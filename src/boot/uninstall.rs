@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::esp::{Access, Esp};
-use super::{alone, bios, card, grub, menu, nvram, own, place, root, sdboot, switch};
+use super::{alone, bios, card, grub, menu, none_is_older, nvram, own, place, root, sdboot, switch};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::failover;
@@ -61,6 +61,31 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     };
     let parts = [cleared, emptied, unlisted(&config.name)];
     Ok(as_before(dir, &config.name, menu, parts))
+}
+
+/// Takes back what was begun to make a disk boot that had not booted before; why it could not be ended, and what is left.
+pub(super) fn taken_back(dir: &Path, pair: &str, why: Error) -> Error {
+    let recorded = || {
+        // As it is by now: this took its time.
+        let mut config = config::load(dir, pair)?;
+        config.boot = false;
+        config::save(dir, &config)
+    };
+    let mut parts = vec![recorded(), menu::leads_nowhere(root(), pair), unlisted(pair)];
+    // A disk that does not answer would only be waited for once more; from one that is in use the system has started.
+    let is_asked = !why.is_unanswered() && !failover::is_under_way();
+    if is_asked {
+        parts.push(open::store(dir, Some(pair)).and_then(|store| emptied(&store)));
+    }
+    let failed = parts.into_iter().filter_map(Result::err);
+    let failures =
+        failed.map(|error| tracing::warn!("{error}, ignoring: something may lead to the DPSR disk"));
+    let is_undone = failures.count() == 0 && is_asked && none_is_older(dir, pair, own::Whom::Knowing);
+    why.replace_left(if is_undone {
+        "nothing leads to the DPSR disk, as before"
+    } else {
+        "something may still lead to the DPSR disk, which 'dpsr boot uninstall' takes away"
+    })
 }
 
 /// Takes the pair out of the firmware's list.

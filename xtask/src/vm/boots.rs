@@ -322,6 +322,30 @@ fn init(machine: &mut Machine) -> Result<()> {
     machine.guest()?.ok(live).map(drop)
 }
 
+/// Somebody has filled the ESP of the DPSR disk: it is not made bootable, and nothing says that it boots. With room, it is.
+fn no_room(machine: &mut Machine) -> Result<()> {
+    /// How many of both say that it boots: the record, and the last one that is in the initramfs.
+    const KNOWN: &str = "{ cat /etc/dpsr/system.toml; tail --bytes 4096 /boot/initrd.img-* | tr '\\0' '\\n' | tac | \
+                         sed '/etc.dpsr.system.toml$/q'; } | grep --text --count '^boot = true'";
+    dpsr(machine, "boot uninstall")?;
+    // For a kernel there is room, and for an initramfs there is none.
+    let fill = "mount /dev/disk/by-label/DPSR-ESP /mnt && free=$(df --block-size=1M --output=avail /mnt | tail -n 1) && \
+                dd if=/dev/zero of=/mnt/filler bs=1M count=$((free - 16)) status=none && umount /mnt";
+    let filled = machine.run_within(PATIENCE, fill)?;
+    must(filled.code == 0, || format!("filling the ESP: {filled:?}"))?;
+    let refused = machine.run_within(PATIENCE, "dpsr boot install")?;
+    let said = refused.output.contains("nothing leads to the DPSR disk, as before");
+    must(refused.code == 5 && said, || format!("{refused:?}"))?;
+    let known = machine.guest()?.run(KNOWN)?.output;
+    must(known == "0\n", || format!("{known} say that it boots"))?;
+    let left = machine.guest()?.ok("mount /dev/disk/by-label/DPSR-ESP /mnt && ls /mnt && umount /mnt")?;
+    must(left == "filler\n", || format!("on the ESP: {left}"))?;
+    machine.guest()?.ok("mount /dev/disk/by-label/DPSR-ESP /mnt && rm /mnt/filler && umount /mnt")?;
+    failover::made_bootable(machine)?;
+    let known = machine.guest()?.ok(KNOWN)?;
+    must(known == "2\n", || format!("{known} say that it boots"))
+}
+
 /// The DPSR disk is made bootable once; then the primary is pulled, and both kinds of firmware start the kernel
 /// and the initramfs from it.
 fn dpsr_disk_alone(rig: &Rig) -> Result<()> {
@@ -343,6 +367,7 @@ fn dpsr_disk_alone(rig: &Rig) -> Result<()> {
     must(order.contains("DPSR"), || format!("the firmware's list: {order}"))?;
     let left = guest.ok("findmnt --noheadings --list --types vfat --output TARGET")?;
     must(left == "/boot/efi\n", || format!("mounted: {left}"))?;
+    no_room(&mut machine)?;
     machine.shut_down()?;
 
     for start in [Start::Bios, Start::Uefi] {
