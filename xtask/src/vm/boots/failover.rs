@@ -24,8 +24,14 @@ pub(super) fn gone_and_back(rig: &Rig) -> Result<()> {
         ));
     }
     went_on(rig, Start::Uefi)?;
-    old_primary_first(rig)?;
-    let forgotten = back_to(rig, [&rig.dpsr, &rig.primary])?;
+    let order = if rig.brief {
+        // One start for both.
+        [&rig.primary, &rig.dpsr]
+    } else {
+        old_primary_first(rig)?;
+        [&rig.dpsr, &rig.primary]
+    };
+    let forgotten = back_to(rig, order)?;
     must(forgotten, || "the firmware had no entry of the primary to lose".to_owned())
 }
 

@@ -122,7 +122,7 @@ fn gone(rig: &Rig, first: Start, start: Start, by_partuuid: bool) -> Result<()> 
     if rig.layout.is_locked() {
         stays_ciphertext(&rig.dpsr.file)?;
     }
-    if !rig.layout.is_plain() {
+    if !rig.layout.is_plain() && (!rig.brief || rig.layout.is_locked()) {
         by_the_card(rig)?;
     }
 
