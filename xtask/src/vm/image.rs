@@ -29,7 +29,7 @@ const FILES: [(&str, &str); 4] = [
 const PACKAGES: &str = "linux-image-amd64,dracut,systemd-sysv,udev,dbus,kmod,procps,util-linux,\
     lvm2,dmsetup,e2fsprogs,xfsprogs,btrfs-progs,dosfstools,cryptsetup-bin,gdisk,fdisk,\
     parted,grub-pc-bin,grub-efi-amd64-bin,grub2-common,shim-signed,grub-efi-amd64-signed,efibootmgr,\
-    fio,strace,mdadm,systemd-boot-efi";
+    fio,strace,mdadm,systemd-boot-efi,zstd";
 
 /// Nobody reads these in a virtual machine, and each file costs time while the image is built.
 const LEFT_OUT: [&str; 3] = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];

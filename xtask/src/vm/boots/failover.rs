@@ -154,15 +154,25 @@ pub(super) fn made_bootable(machine: &mut Machine) -> Result<Json> {
     Ok(done)
 }
 
+/// The initramfs of the primary.
+pub(super) const OWN_IMAGE: &str = "/boot/initrd.img-$(uname -r)";
+
+/// Adds files below the current directory to an initramfs: an archive begins at a multiple of four, and one that is
+/// compressed ends anywhere. (`buffer-format.rst`)
+pub(super) fn appended(files: &str, image: &str) -> String {
+    format!(
+        "truncate --size=%512 {image} && find {files} | cpio --quiet --create --format=newc >>{image} && sync"
+    )
+}
+
 /// Puts the record of the pair into the primary's initramfs, as `dracut --force` does: that takes minutes in
 /// emulation, so that it is done only where there is time (`DPSR_VM_LONG=1`). Elsewhere the record is added to
 /// the image there is, which the kernel unpacks as well. (`buffer-format.rst`)
 pub(super) fn record_in_initramfs(machine: &mut Machine) -> Result<()> {
     let long = env::var("DPSR_VM_LONG").is_ok_and(|it| it == "1");
-    let add =
-        "cd / && find etc/dpsr | cpio --quiet --create --format=newc >>/boot/initrd.img-$(uname -r) && sync";
+    let add = format!("cd / && {}", appended("etc/dpsr", OWN_IMAGE));
     let start = Instant::now();
-    let made = machine.run_within(PATIENCE, if long { "dracut --force --quiet" } else { add })?;
+    let made = machine.run_within(PATIENCE, if long { "dracut --force --quiet" } else { &add })?;
     say(format_args!("the record put into the initramfs: {:.1} s", start.elapsed().as_secs_f64()));
     must(made.code == 0, || format!("the initramfs: {}", made.output))
 }

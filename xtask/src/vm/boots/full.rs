@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::failover::{back_over_it, mark, marked, on, restarted, stands_on_dpsr, two_generations, wrapped};
 use super::{Rig, dpsr_json, is_the_primary, say};
 use crate::Result;
-use crate::data::{GIB, make_sparse};
+use crate::data::{MIB, make_sparse};
 use crate::json::Json;
 use crate::vm::machine::{Disk, Format, Machine, Start};
 use crate::vm::{DPSR, must};
@@ -22,7 +22,7 @@ const SUMS: &str = "sha256sum --quiet --check /root/sums";
 
 pub(super) fn copy_fills_up(rig: &Rig) -> Result<()> {
     let file = rig.folder.join("small.img");
-    make_sparse(&file, 2 * GIB)?;
+    make_sparse(&file, 1720 * MIB)?;
     let dpsr = Disk { name: DPSR, file, format: Format::Raw };
     let both = [&rig.primary, &dpsr];
     let mut machine = wrapped(rig, both)?;

@@ -78,7 +78,7 @@ fn apart(rig: &Rig, what: &str) -> Result<[Disk; 2]> {
 }
 
 /// How much of a new set is written when the power fails: from its beginning to what comes after it.
-const CUTS: [u64; 6] = [1, 9, 20, 34, 46, 56];
+const CUTS: [u64; 6] = [1, 5, 11, 18, 25, 31];
 
 /// Kernel and records change; whenever the power fails meanwhile, both kinds of firmware start something.
 pub(super) fn cut_in_an_update(rig: &Rig) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::broken::{INIT, NO_INIT, TRIES};
-use super::failover::{marked, on, restarted, stands_on_dpsr, two_generations};
+use super::failover::{appended, marked, on, restarted, stands_on_dpsr, two_generations};
 use super::lost::KERNEL;
 use super::{PATIENCE, Rig, booted, dpsr_json, init, is_the_primary, say};
 use crate::Result;
@@ -37,10 +37,8 @@ fn prepared(rig: &Rig) -> Result<()> {
     is_the_primary(&mut machine)?;
     started_by_it(&mut machine)?;
     init(&mut machine)?;
-    let add = format!(
-        "cd / && find etc/dpsr | cpio --quiet --create --format=newc >>/boot/efi/{TOKEN}/$(uname -r)/initrd && sync"
-    );
-    machine.guest()?.ok(&add)?;
+    let add = appended("etc/dpsr", &format!("/boot/efi/{TOKEN}/$(uname -r)/initrd"));
+    machine.guest()?.ok(&format!("cd / && {add}"))?;
     let done = dpsr_json(&mut machine, "boot install")?;
     must(done.find("uefi_signed") == Some(&Json::Bool(false)), || format!("{done:?}"))?;
     recovery_entries(&mut machine)?;

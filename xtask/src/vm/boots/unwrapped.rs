@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::failover::{record_in_initramfs, restarted, stands_on_dpsr};
+use super::failover::{OWN_IMAGE, appended, record_in_initramfs, restarted, stands_on_dpsr};
 use super::{Rig, booted, init, is_the_primary};
 use crate::Result;
 use crate::vm::machine::{Disk, Machine, Start};
@@ -29,9 +29,8 @@ pub(super) fn not_wrapped(rig: &Rig) -> Result<()> {
     stands_on(&mut machine, PLAIN)?;
 
     with_words(&mut machine, "dpsr.boot=nonsense")?;
-    let broken = "mkdir -p /run/broken/etc/dpsr && cd /run/broken && echo 'name = 3' >etc/dpsr/system.toml && \
-        find etc | cpio --quiet --create --format=newc >>/boot/initrd.img-$(uname -r) && sync";
-    machine.guest()?.ok(broken)?;
+    let broken = "mkdir -p /run/broken/etc/dpsr && cd /run/broken && echo 'name = 3' >etc/dpsr/system.toml";
+    machine.guest()?.ok(&format!("{broken} && {}", appended("etc", OWN_IMAGE)))?;
     restarted(&mut machine, "with a broken record plain")?;
     stands_on(&mut machine, PLAIN)?;
     is_the_primary(&mut machine)?;
@@ -50,11 +49,12 @@ pub(super) fn not_wrapped_either(rig: &Rig) -> Result<()> {
     tells(&mut machine, "is not wrapped")?;
     machine.guest()?.ok("sed -i 's/ module_blacklist=dm_mod//' /boot/grub/grub.cfg && sync")?;
 
-    let (images, hooks) = ("/boot/initrd.img-$(uname -r)", "usr/lib/dracut/hooks/pre-udev");
+    let (images, hooks) = (OWN_IMAGE, "usr/lib/dracut/hooks/pre-udev");
     let held = format!(
         "cp {images} /root/image && mkdir -p /run/held/{hooks} && cd /run/held && \
          echo '(while [ ! -b /dev/vda4 ]; do :; done; exec sleep 30 </dev/vda4) &' >{hooks}/01-held.sh && \
-         find usr | cpio --quiet --create --format=newc >>{images} && sync"
+         {}",
+        appended("usr", images)
     );
     machine.guest()?.ok(&held)?;
     restarted(&mut machine, "with a partition that somebody has plain")?;
@@ -101,7 +101,7 @@ fn without_boot(rig: &Rig) -> Result<Machine> {
 pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
     let mut machine = without_boot(rig)?;
 
-    let image = "/boot/initrd.img-$(uname -r)";
+    let image = OWN_IMAGE;
     machine.guest()?.ok(&format!("cp {image} /root/image"))?;
     for (what, script) in [
         ("before it has begun", "mkdir -p /run/dpsr; flock /run/dpsr/wrap.lock sleep 60 &"),
@@ -118,7 +118,8 @@ pub(super) fn wrapped_too_slowly(rig: &Rig) -> Result<()> {
         let delay = format!(
             "rm -rf /run/slow && mkdir -p /run/slow/{hooks} /run/slow/usr/bin && cd /run/slow && \
              cp /usr/bin/flock usr/bin && echo '{script}' >{hooks}/01-slow.sh && \
-             cp /root/image {image} && find usr | cpio --quiet --create --format=newc >>{image} && sync"
+             cp /root/image {image} && {}",
+            appended("usr", image)
         );
         machine.guest()?.ok(&delay)?;
         restarted(&mut machine, &format!("the primary, whose wrap does not end, {what}"))?;

@@ -39,7 +39,7 @@ pub const BIOS: Place = (MIB, MIB);
 pub const LUKS_HEADER: u64 = 4 * MIB;
 
 /// In the volume group, from the first extent on, which is 1 MiB behind the start of the physical volume.
-pub const ROOT_VOLUME: Place = (MIB, 640 * MIB);
+pub const ROOT_VOLUME: Place = (MIB, 480 * MIB);
 pub const HOME_VOLUME: Place = (ROOT_VOLUME.0 + ROOT_VOLUME.1, 32 * MIB);
 
 /// What the root stands on. All but the first four have a filesystem of its own for the kernels.
@@ -114,7 +114,7 @@ impl Layout {
     /// The partition with the kernels.
     pub fn boot(self) -> Option<Place> {
         let esp = self.esp();
-        (!self.is_plain()).then_some((esp.0 + esp.1, 224 * MIB))
+        (!self.is_plain()).then_some((esp.0 + esp.1, 160 * MIB))
     }
 
     /// Whether the root is a filesystem on a partition, with the kernels in it.
@@ -123,14 +123,20 @@ impl Layout {
     }
 
     pub fn esp(self) -> Place {
-        (BIOS.0 + BIOS.1, if self == Self::SystemdBoot { 256 * MIB } else { 64 * MIB })
+        (BIOS.0 + BIOS.1, if self == Self::SystemdBoot { 160 * MIB } else { 40 * MIB })
     }
 
     /// The partition with the root, or with what it stands on.
     pub fn root(self) -> Place {
         let before = self.boot().unwrap_or(self.esp());
-        // mkfs.btrfs plans generously for what it is to hold.
-        let size = if self.filesystem() == "btrfs" { 960 * MIB } else { 720 * MIB };
+        // All of it is copied in emulation. mkfs.btrfs plans generously for what it is to hold.
+        let size = if self.filesystem() == "btrfs" {
+            720 * MIB
+        } else if self.is_plain() {
+            480 * MIB
+        } else {
+            528 * MIB
+        };
         (before.0 + before.1, size)
     }
 
