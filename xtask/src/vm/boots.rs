@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use super::guest::Done;
 use super::image::{self, Debian};
 use super::installed::{ARRAY_UUID, Installed, Layout, PASSPHRASE, ROOT_PARTUUID, ROOT_UUID};
-use super::machine::{self, Disk, Format, Machine, Start, overlay};
+use super::machine::{self, Clock, Disk, Format, Machine, Start, overlay};
 use super::runner::Choice;
 use super::story::in_time;
 use super::typist::Answer;
@@ -112,6 +112,7 @@ const USUAL: [(Debian, &str); 5] = [
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The disks of one case.
+#[derive(Clone)]
 struct Rig {
     debian: Debian,
     layout: Layout,
@@ -122,6 +123,7 @@ struct Rig {
     /// The other half of the primary, where that is an array.
     mirror: Option<Disk>,
     dpsr: Disk,
+    clock: Clock,
 }
 
 impl Rig {
@@ -133,7 +135,16 @@ impl Rig {
         let file = folder.join("dpsr.img");
         make_sparse(&file, 8 * GIB)?;
         let dpsr = Disk { name: DPSR, file, format: Format::Raw };
-        Ok(Self { debian, layout, brief, folder: folder.to_owned(), primary, mirror, dpsr })
+        Ok(Self {
+            debian,
+            layout,
+            brief,
+            folder: folder.to_owned(),
+            primary,
+            mirror,
+            dpsr,
+            clock: Clock::Real,
+        })
     }
 
     /// The machine with these disks, and no others, off. Where the primary is, its other half is, too.
@@ -141,7 +152,7 @@ impl Rig {
         let both = |disk: &Disk| [Some(disk.clone()), self.mirror.clone().filter(|_| disk.name == PRIMARY)];
         let disks = disks.iter().flat_map(|disk| both(disk)).flatten().collect();
         let passphrase = self.layout.is_locked().then_some(Answer::passphrase(PASSPHRASE));
-        Ok(Machine::from(start, disks, &self.folder)?.answered(passphrase))
+        Ok(Machine::from(start, disks, &self.folder)?.answered(passphrase).timed(self.clock))
     }
 }
 

@@ -112,7 +112,18 @@ pub struct Machine {
     answer: Option<Answer>,
     /// A disk that is not in it yet when it is switched on.
     late: Option<Disk>,
+    clock: Clock,
     running: Option<Running>,
+}
+
+/// What its time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// That of this machine, whatever else it has to do.
+    Real,
+    /// An instruction takes it a nanosecond: what one does is the same on every machine, and takes about as long as on a
+    /// processor of some years ago. While it waits, its time is the real one. It takes about twice as long for us.
+    Instructions,
 }
 
 /// Ends with its value: nothing survives of a running machine but what its disks hold.
@@ -147,12 +158,25 @@ impl Machine {
             let failed = |error| format!("copying {new}: {error}; it is of the package ovmf");
             fs::copy(new, &variables).map_err(failed)?;
         }
-        Ok(Self { start, disks, folder: folder.to_owned(), answer: None, late: None, running: None })
+        Ok(Self {
+            start,
+            disks,
+            folder: folder.to_owned(),
+            answer: None,
+            late: None,
+            clock: Clock::Real,
+            running: None,
+        })
     }
 
     /// The same machine, with somebody at its console who answers this.
     pub fn answered(self, answer: Option<Answer>) -> Self {
         Self { answer, ..self }
+    }
+
+    /// The same machine, by this clock.
+    pub fn timed(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The same machine, with a further disk that [`faults::come_late`](super::faults::come_late) puts in.
@@ -357,7 +381,9 @@ impl Machine {
         let (name, value) = process::mark();
         command.env(name, value);
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
-        command.args(["-display", "none", "-m", "1024", "-smp", self.start.processors()]).args(accelerator());
+        command
+            .args(["-display", "none", "-m", "1024", "-smp", self.start.processors()])
+            .args(self.clock.accelerator());
         // Where it would reset itself, it is switched off and on: after a reset UEFI in emulation hangs before its
         // first word, often or nearly always by the version of QEMU, which no guest can help.
         command.args(["-action", "reboot=shutdown"]);
@@ -471,13 +497,18 @@ pub fn emulator() -> Result<String> {
     Ok(told.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Emulation, unless somebody says that KVM works here: a `/dev/kvm` in which kernels hang proves nothing.
-/// Westmere is the oldest processor with the carry-less multiply of the digests; `max` is slower.
-fn accelerator() -> [&'static str; 4] {
-    if env::var("DPSR_VM_KVM").is_ok_and(|value| value == "1") {
-        ["-accel", "kvm", "-cpu", "host"]
-    } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "Westmere"]
+impl Clock {
+    /// Emulation, unless somebody says that KVM works here: a `/dev/kvm` in which kernels hang proves nothing.
+    /// Westmere is the oldest processor with the carry-less multiply of the digests; `max` is slower.
+    fn accelerator(self) -> &'static [&'static str] {
+        let has_kvm = || env::var("DPSR_VM_KVM").is_ok_and(|value| value == "1");
+        match self {
+            Self::Real if has_kvm() => &["-accel", "kvm", "-cpu", "host"],
+            Self::Real => &["-accel", "tcg,thread=multi", "-cpu", "Westmere"],
+            Self::Instructions => {
+                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-cpu", "Westmere"]
+            }
+        }
     }
 }
 
