@@ -4,7 +4,7 @@
 //! * What BIOS ([`bios`]) and UEFI ([`efi`], [`nvram`]) start is GRUB, with two texts that probe nothing
 //!   ([`grub`]); or, by UEFI, systemd-boot ([`sdboot`]), where that has started the system.
 //! * What they start is a [`set`]: kernel, initramfs, records of the pairs.
-//! * The primary's [`own`] initramfs is told of a record that changed.
+//! * The primary's [`own`] initramfs is told of a record that changed, after a look at what is [`inside`].
 //! * The primary's own [`menu`] leads to them, by choice or after starts that failed ([`tries`]).
 //! * [`check`] says whether the system would come up from a copy; [`switch`] lets dracut make its initramfs images;
 //!   [`card`] is for a day without dpsr.
@@ -109,7 +109,7 @@ pub fn install(dir: &Path, name: Option<&str>) -> Result<Updated> {
     match brought_up_to_date(dir, &config.name) {
         Ok(updated) => Ok(Updated { esp_made: made, primary_told, ..updated }),
         Err(error) if booted => Err(error),
-        Err(error) => Err(uninstall::taken_back(dir, &config.name, error)),
+        Err(error) => Err(uninstall::taken_back(dir, &config.name, made, error)),
     }
 }
 

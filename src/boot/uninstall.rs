@@ -63,29 +63,44 @@ pub fn uninstall(dir: &Path, name: Option<&str>) -> Result<Uninstalled> {
     Ok(as_before(dir, &config.name, menu, parts))
 }
 
-/// Takes back what was begun to make a disk boot that had not booted before; why it could not be ended, and what is left.
-pub(super) fn taken_back(dir: &Path, pair: &str, why: Error) -> Error {
+/// Takes back what was begun to make a disk boot that was not recorded as one that does; why it could not be ended, and what
+/// is left. A disk that starts something all the same, unless its ESP was `made` for it, goes on to do so.
+pub(super) fn taken_back(dir: &Path, pair: &str, made: bool, why: Error) -> Error {
     let recorded = || {
         // As it is by now: this took its time.
         let mut config = config::load(dir, pair)?;
         config.boot = false;
         config::save(dir, &config)
     };
-    let mut parts = vec![recorded(), menu::leads_nowhere(root(), pair), unlisted(pair)];
-    // A disk that does not answer would only be waited for once more; from one that is in use the system has started.
-    let is_asked = !why.is_unanswered() && !failover::is_under_way();
-    if is_asked {
-        parts.push(open::store(dir, Some(pair)).and_then(|store| emptied(&store)));
-    }
-    let failed = parts.into_iter().filter_map(Result::err);
-    let failures =
-        failed.map(|error| tracing::warn!("{error}, ignoring: something may lead to the DPSR disk"));
-    let is_undone = failures.count() == 0 && is_asked && none_is_older(dir, pair, own::Whom::Knowing);
-    why.replace_left(if is_undone {
+    let led_nowhere = || {
+        // A disk that does not answer would only be waited for once more, and one that is in use has started the system.
+        if why.is_unanswered() || failover::is_under_way() {
+            return Ok(false);
+        }
+        let store = open::store(dir, Some(pair))?;
+        if !made && starts(&store)? {
+            return Ok(false);
+        }
+        emptied(&store)?;
+        unlisted(pair)?;
+        menu::leads_nowhere(root(), pair).map(|()| true)
+    };
+    let undone = recorded().and_then(|()| led_nowhere()).unwrap_or_else(|error| {
+        tracing::warn!("{error}, ignoring: something may lead to the DPSR disk");
+        false
+    });
+    let is_known = !none_is_older(dir, pair, own::Whom::Knowing);
+    why.replace_left(if undone && !is_known {
         "nothing leads to the DPSR disk, as before"
     } else {
         "something may still lead to the DPSR disk, which 'dpsr boot uninstall' takes away"
     })
+}
+
+/// Whether there is a menu on the ESP.
+fn starts(store: &OpenStore) -> Result<bool> {
+    let esp = Esp::mount(store, Access::Read)?;
+    Ok(esp.is_some_and(|esp| esp.path().join(grub::MENU).exists() || sdboot::is_on(esp.path())))
 }
 
 /// Takes the pair out of the firmware's list.

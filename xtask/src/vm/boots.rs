@@ -334,27 +334,45 @@ fn init(machine: &mut Machine) -> Result<()> {
 }
 
 /// Somebody has filled the ESP of the DPSR disk: it is not made bootable, and nothing says that it boots. With room, it is.
+/// One that boots already, whatever the record says, goes on to.
 fn no_room(machine: &mut Machine) -> Result<()> {
     /// How many of both say that it boots: the record, and the last one that is in the initramfs.
     const KNOWN: &str = "{ cat /etc/dpsr/system.toml; tail --bytes 4096 /boot/initrd.img-* | tr '\\0' '\\n' | tac | \
                          sed '/etc.dpsr.system.toml$/q'; } | grep --text --count '^boot = true'";
+    /// What is on the ESP, without the filler, which goes.
+    const EMPTIED: &str =
+        "mount /dev/disk/by-label/DPSR-ESP /mnt && rm /mnt/filler && ls /mnt && umount /mnt";
+    let known = |machine: &mut Machine, wanted: &str| {
+        let known = machine.guest()?.run(KNOWN)?.output;
+        must(known == wanted, || format!("{known} say that it boots"))
+    };
     dpsr(machine, "boot uninstall")?;
-    // For a kernel there is room, and for an initramfs there is none.
+    refused_without_room(machine, "nothing leads to the DPSR disk, as before")?;
+    known(machine, "0\n")?;
+    let left = machine.guest()?.ok(EMPTIED)?;
+    must(left.is_empty(), || format!("on the ESP: {left}"))?;
+    failover::made_bootable(machine)?;
+    known(machine, "2\n")?;
+
+    // Another record is another set.
+    let other =
+        "sed --in-place -e '/^boot = true/d' -e 's/^chunk = 16384/chunk = 32768/' /etc/dpsr/system.toml";
+    machine.guest()?.ok(other)?;
+    refused_without_room(machine, "something may still lead to the DPSR disk")?;
+    known(machine, "0\n")?;
+    let left = machine.guest()?.ok(EMPTIED)?;
+    must(left.contains("EFI\n") && left.contains("dpsr\n"), || format!("on the ESP: {left}"))?;
+    failover::made_bootable(machine).map(drop)
+}
+
+/// For a kernel there is room, and for an initramfs there is none.
+fn refused_without_room(machine: &mut Machine, words: &str) -> Result<()> {
     let fill = "mount /dev/disk/by-label/DPSR-ESP /mnt && free=$(df --block-size=1M --output=avail /mnt | tail -n 1) && \
                 dd if=/dev/zero of=/mnt/filler bs=1M count=$((free - 16)) status=none && umount /mnt";
     let filled = machine.run_within(PATIENCE, fill)?;
     must(filled.code == 0, || format!("filling the ESP: {filled:?}"))?;
     let refused = machine.run_within(PATIENCE, "dpsr boot install")?;
-    let said = refused.output.contains("nothing leads to the DPSR disk, as before");
-    must(refused.code == 5 && said, || format!("{refused:?}"))?;
-    let known = machine.guest()?.run(KNOWN)?.output;
-    must(known == "0\n", || format!("{known} say that it boots"))?;
-    let left = machine.guest()?.ok("mount /dev/disk/by-label/DPSR-ESP /mnt && ls /mnt && umount /mnt")?;
-    must(left == "filler\n", || format!("on the ESP: {left}"))?;
-    machine.guest()?.ok("mount /dev/disk/by-label/DPSR-ESP /mnt && rm /mnt/filler && umount /mnt")?;
-    failover::made_bootable(machine)?;
-    let known = machine.guest()?.ok(KNOWN)?;
-    must(known == "2\n", || format!("{known} say that it boots"))
+    must(refused.code == 5 && refused.output.contains(words), || format!("{refused:?}"))
 }
 
 /// The DPSR disk is made bootable once; then the primary is pulled, and both kinds of firmware start the kernel
