@@ -271,10 +271,14 @@ mod tests {
     #[test]
     fn who_has_found_all_reads_no_further() {
         let (early, rest) = archives();
-        let torn = [&early[..], &rest, b"garbage"].concat();
-        assert!(asked(&torn).is_err());
-        let inside = look(image(&torn).path(), [MODULES]).unwrap();
-        assert_eq!(inside, Inside { contents: [Some(b"base\ndpsr\n".to_vec())], is_nested: false });
+        let end = rest.windows(TRAILER.len()).position(|part| part == TRAILER.as_bytes()).unwrap() - HEADER;
+        for behind in [&rest[end..], b"", b"garbage"] {
+            for torn in [[&early[..], &rest[..end], behind, b"garbage"].concat(), gzip(&rest[..end])] {
+                assert!(asked(&torn).is_err());
+                let inside = look(image(&torn).path(), [MODULES]).unwrap();
+                assert_eq!(inside, Inside { contents: [Some(b"base\ndpsr\n".to_vec())], is_nested: false });
+            }
+        }
     }
 
     #[test]

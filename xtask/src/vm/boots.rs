@@ -356,7 +356,7 @@ fn no_room(machine: &mut Machine) -> Result<()> {
 
     // Another record is another set.
     let other =
-        "sed --in-place -e '/^boot = true/d' -e 's/^chunk = 16384/chunk = 32768/' /etc/dpsr/system.toml";
+        "sed --in-place -e '/^boot = true/d' -e 's/^chunk = 16384/chunk = 8192/' /etc/dpsr/system.toml";
     machine.guest()?.ok(other)?;
     refused_without_room(machine, "something may still lead to the DPSR disk")?;
     known(machine, "0\n")?;
